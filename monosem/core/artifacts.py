@@ -1,0 +1,157 @@
+"""Files and folders that are complete or absent: atomic, checksummed, never pickled.
+
+A folder is written beside its place under a temporary name, sealed with `checksums.json` and renamed;
+a reader therefore never meets half of one. Tensors are safetensors, arrays are .npy, the rest is JSON.
+"""
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from monosem.core.errors import InputError, MonosemError
+
+_CHECKSUMS = "checksums.json"
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `path`, sealed, when the block ends well, and vanishes otherwise.
+
+    An existing `path` is replaced only at the end.
+
+    Raises:
+        MonosemError: the disk is full or cannot be written.
+    """
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    try:
+        with _explained(path):
+            draft.mkdir(parents=True)
+            yield draft
+            write_json_atomic(draft / _CHECKSUMS, _digests(draft))
+            if path.exists():
+                shutil.rmtree(path)
+            draft.rename(path)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def verify_folder(path: Path) -> None:
+    """Compare every file of a sealed folder with its recorded checksum.
+
+    Raises:
+        InputError: the folder is no artifact, or a file is missing, added or damaged (named).
+    """
+    if not (path / _CHECKSUMS).is_file():
+        raise InputError(f"{path}: no {_CHECKSUMS} here, so it is not a complete monosem artifact")
+    recorded = read_json(path / _CHECKSUMS)
+    actual = _digests(path)
+    for name in sorted(recorded.keys() | actual.keys()):
+        if recorded.get(name) != actual.get(name):
+            state = "missing" if name not in actual else "damaged" if name in recorded else "not part of it"
+            raise InputError(f"{path / name}: {state}; delete {path} and make it again")
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write a text file that is complete or absent."""
+    with _atomic_file(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json_atomic(path: Path, value: Any) -> None:
+    """Write JSON (readable, keys in the given order) that is complete or absent."""
+    write_text_atomic(path, json.dumps(value, indent=2) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        InputError: missing or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: not readable as JSON ({error})") from None
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write named tensors as one safetensors file, complete or absent."""
+    with _atomic_file(path) as draft:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
+
+
+def load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file onto the CPU.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (SafetensorError, ValueError) as error:
+        raise InputError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def fingerprint_arrays(*arrays: np.ndarray | torch.Tensor) -> str:
+    """SHA-256 over the type, shape and bytes of the arrays, in order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def fingerprint_json(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of its keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+@contextmanager
+def _atomic_file(path: Path) -> Iterator[Path]:
+    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    try:
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield draft
+            os.replace(draft, path)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn what a full or read-only disk raises into one line that names the place."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
+        if full:
+            raise MonosemError(f"{path}: the disk is full; free some space and run the same command") from error
+        raise MonosemError(f"{path}: cannot be written ({error})") from error
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != _CHECKSUMS:
+            with open(file, "rb") as stream:
+                digests[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests

@@ -1,0 +1,49 @@
+"""How long work tells its caller how far it is, and learns that it should stop at a safe point."""
+
+import time
+from typing import Protocol
+
+from monosem.core.errors import Paused
+
+
+class Watch(Protocol):
+    """Handed into long loops by whoever shows progress and limits time."""
+
+    def progress(self, done: int, total: int, **values: float) -> None:
+        """`done` of `total` units are finished; `values` are current readings such as the loss."""
+
+    def should_pause(self) -> bool:
+        """Whether the time is up: the loop then saves its state and calls `check`."""
+
+    def check(self) -> None:
+        """Called where the state on disk is complete; raises `Paused` if the time is up."""
+
+
+class SilentWatch:
+    """Shows nothing and never stops: for use from Python and as the base of visible watches."""
+
+    def progress(self, done: int, total: int, **values: float) -> None:
+        """Ignore the reading."""
+
+    def should_pause(self) -> bool:
+        """Never."""
+        return False
+
+    def check(self) -> None:
+        """Raise `Paused` when `should_pause` says so."""
+        if self.should_pause():
+            raise Paused("paused: the time given by --stop-after is up; the same command goes on from here")
+
+
+class TimedWatch(SilentWatch):
+    """Stops after `seconds` of wall time (None: never)."""
+
+    def __init__(self, seconds: float | None) -> None:
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+
+    def should_pause(self) -> bool:
+        """Whether the deadline has passed."""
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+
+SILENT = SilentWatch()
