@@ -142,10 +142,12 @@ def _explained(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space left" in str(error)
-        if full:
+        code = getattr(error, "errno", None)
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
             raise MonosemError(f"{path}: the disk is full; free some space and run the same command") from error
-        raise MonosemError(f"{path}: cannot be written ({error})") from error
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise MonosemError(f"{path}: may not be written here; choose a folder of your own") from error
+        raise
 
 
 def _digests(folder: Path) -> dict[str, str]:

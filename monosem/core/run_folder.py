@@ -1,0 +1,94 @@
+"""The folder of one run: what was asked, on what machine, with which data, and whether it is complete."""
+
+import platform
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monosem import __version__
+from monosem.core.artifacts import fingerprint_json, read_json, write_json_atomic
+from monosem.core.errors import InputError
+
+_VERSIONS_OF = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`path` holds one run of one resolved recipe; `manifest.json` says which and whether it is complete."""
+
+    path: Path
+    recipe: dict[str, Any]
+
+    @classmethod
+    def claim(cls, path: Path, recipe: dict[str, Any], command: str) -> "RunFolder":
+        """Take `path` for this recipe: new, or an earlier, perhaps unfinished, run of exactly the same recipe.
+
+        Raises:
+            InputError: the folder holds another run or other files.
+        """
+        folder = cls(path, recipe)
+        if (path / "manifest.json").exists():
+            if read_json(path / "manifest.json").get("recipe_hash") != folder.recipe_hash:
+                raise InputError(f"{path}: holds another run; give this one a folder of its own with --out DIR")
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise InputError(f"{path}: is not empty and holds no run; give another folder with --out DIR")
+        folder.write_manifest(complete=False, command=command)
+        return folder
+
+    @property
+    def recipe_hash(self) -> str:
+        """SHA-256 of the resolved recipe."""
+        return fingerprint_json(self.recipe)
+
+    def write_manifest(self, *, complete: bool, command: str, **facts: Any) -> dict[str, Any]:
+        """Write `manifest.json` with the recipe, versions and machine, and `facts`; return it."""
+        manifest = {
+            "complete": complete,
+            "command": command,
+            "recipe_hash": self.recipe_hash,
+            "versions": installed_versions(),
+            "machine": describe_machine(),
+            **facts,
+            "recipe": self.recipe,
+        }
+        write_json_atomic(self.path / "manifest.json", manifest)
+        return manifest
+
+
+def open_run(path: Path) -> dict[str, Any]:
+    """The manifest of a complete run.
+
+    Raises:
+        InputError: no run there, or one that was not finished.
+    """
+    if not (path / "manifest.json").is_file():
+        raise InputError(f"{path}: no manifest.json here, so this is no run folder; runs lie under runs/NAME")
+    manifest: dict[str, Any] = read_json(path / "manifest.json")
+    if not manifest.get("complete"):
+        raise InputError(f"{path}: this run is not complete; finish it with: {manifest.get('command')}")
+    return manifest
+
+
+def installed_versions() -> dict[str, str]:
+    """Versions of Python, monosem and the libraries that numbers depend on."""
+    found = {"python": platform.python_version(), "monosem": __version__}
+    for name in _VERSIONS_OF:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def describe_machine() -> dict[str, Any]:
+    """The kind of machine, without anything that identifies it."""
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "threads": torch.get_num_threads(),
+        "python": sys.implementation.name,
+    }

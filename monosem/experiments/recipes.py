@@ -1,0 +1,102 @@
+"""What a recipe says, and where the recipes shipped with the package lie."""
+
+from collections.abc import Iterable
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from monosem.core.errors import InputError
+from monosem.core.settings import Settings, parse, read_yaml_mapping, with_overrides
+from monosem.data.datasets import DatasetSettings
+from monosem.encoders.pretrain import PretrainSettings
+from monosem.robust.probe import ProbeSettings
+from monosem.robust.ridge import RidgeSettings
+from monosem.sparse.sae import SAESettings
+
+SHIPPED = files("monosem") / "recipes"
+
+
+class LabelNoiseGrid(Settings):
+    """Label noise the probes are trained under; level 0 (clean) is always run beside the levels."""
+
+    kind: Literal["symmetric", "symmetric_including_self", "asymmetric"] = "symmetric"
+    levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+
+    @field_validator("levels")
+    @classmethod
+    def _rates(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if not levels or any(not 0 < level <= 1 for level in levels):
+            raise ValueError("label noise rates lie in (0, 1]; clean labels are always included")
+        return levels
+
+
+class InputNoiseGrid(Settings):
+    """Input noise the probes are tested under, by standard deviation on the 0..1 pixel scale."""
+
+    kind: Literal["gaussian", "uniform", "uniform_published"] = "gaussian"
+    levels: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+    @field_validator("levels")
+    @classmethod
+    def _deviations(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
+        if not levels or any(level <= 0 for level in levels):
+            raise ValueError("standard deviations are positive; clean images are always included")
+        return levels
+
+
+class Recipe(Settings):
+    """One experiment: data, encoder pairs, sparse autoencoder, corruptions, probes."""
+
+    title: str
+    data: DatasetSettings
+    seed: int = 0
+    n_encoders: int = Field(6, ge=1)
+    """Independent encoder pairs (SimCLR and NCL of one seed): the replicates of every claim."""
+    n_noise: int = Field(3, ge=1)
+    """Noise draws per encoder pair, averaged before any statistics."""
+    pretrain: PretrainSettings
+    """Shared by both encoders of a pair, which differ in the objective alone."""
+    sae: SAESettings
+    published: ProbeSettings
+    """The paper's protocol: a gradient-trained probe with fixed settings."""
+    published_on: Literal["all", "methods"] = "all"
+    """Whether the paper's protocol runs on the controls too; the tuned one always does."""
+    tuned: RidgeSettings
+    """The grid from which the tuned and oracle verdicts choose."""
+    label_noise: LabelNoiseGrid = LabelNoiseGrid()
+    input_noise: InputNoiseGrid = InputNoiseGrid()
+    margin: float = Field(0.01, gt=0)
+    """A difference whose interval lies within +-margin (accuracy, 0.01 is one point) is a tie."""
+
+
+def shipped_recipes() -> list[str]:
+    """Names of the recipes in the package."""
+    return sorted(Path(entry.name).stem for entry in SHIPPED.iterdir() if entry.name.endswith(".yaml"))
+
+
+def recipe_source(name: str) -> str:
+    """The YAML of a shipped recipe, or of a file when `name` ends in .yaml.
+
+    Raises:
+        InputError: neither exists.
+    """
+    if name.endswith((".yaml", ".yml")):
+        try:
+            return Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            raise InputError(f"{name}: no readable recipe file there") from None
+    if name not in shipped_recipes():
+        raise InputError(f"{name}: no recipe of this name; shipped are {', '.join(shipped_recipes())}")
+    return (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """A shipped recipe by name, or one from a .yaml file, with `key=value` overrides applied.
+
+    Raises:
+        InputError: no such recipe, unknown key or wrong type (with the key's full path).
+    """
+    tree = read_yaml_mapping(recipe_source(name), f"recipe {name}")
+    return parse(Recipe, with_overrides(tree, overrides), f"recipe {name}")

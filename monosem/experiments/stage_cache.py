@@ -1,0 +1,87 @@
+"""Run a stage once and find it again: its output lies under the hash of its settings and inputs.
+
+Two recipes that train the same encoder share it, an interrupted run goes on where it was, and a stage whose
+files were damaged is recognised by their checksums and made again.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from monosem.core.artifacts import atomic_folder, fingerprint_json, read_json, verify_folder, write_json_atomic
+from monosem.core.errors import InputError
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of a run: what it is called, what determines its output, and what it reads.
+
+    `version` is raised when the code of the stage changes its output, so that old outputs are not found.
+    """
+
+    name: str
+    settings: Any
+    inputs: Sequence["Stage"] = ()
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        """Name and hash: the folder of the output."""
+        facts = {
+            "settings": self.settings,
+            "inputs": [stage.key for stage in self.inputs],
+            "version": self.version,
+        }
+        return f"{self.name}-{fingerprint_json(facts)[:16]}"
+
+
+@dataclass
+class StageCache:
+    """Outputs of stages under `root`; `wall_seconds` collects what each stage of this run took to make."""
+
+    root: Path
+    notice: Callable[[str], None] = lambda message: None
+    wall_seconds: dict[str, float] = field(default_factory=dict)
+    _verified: set[str] = field(default_factory=set)
+
+    def folder(self, stage: Stage) -> Path:
+        """Where the output of `stage` lies or will lie."""
+        return self.root / stage.key
+
+    def has(self, stage: Stage) -> bool:
+        """Whether a complete, undamaged output is there."""
+        if stage.key in self._verified:
+            return True
+        if not self.folder(stage).is_dir():
+            return False
+        try:
+            verify_folder(self.folder(stage))
+        except InputError as error:
+            self.notice(f"{error}: making it again")
+            return False
+        self._verified.add(stage.key)
+        return True
+
+    def run(self, stage: Stage, make: Callable[[Path, Path], None]) -> Path:
+        """The folder with the output of `stage`, made by `make(output, scratch)` if it is not there yet.
+
+        `output` is an empty folder that becomes the stage's; `scratch` survives interruption, for checkpoints.
+        """
+        if not self.has(stage):
+            scratch = self.root / "unfinished" / stage.key
+            started = time.monotonic()
+            with atomic_folder(self.folder(stage)) as draft:
+                make(draft, scratch)
+                seconds = round(time.monotonic() - started, 3)
+                write_json_atomic(
+                    draft / "stage.json",
+                    {"stage": stage.key, "settings": stage.settings, "inputs": [i.key for i in stage.inputs],
+                     "wall_seconds": seconds},
+                )
+            shutil.rmtree(scratch, ignore_errors=True)
+            self._verified.add(stage.key)
+        self.wall_seconds[stage.key] = read_json(self.folder(stage) / "stage.json")["wall_seconds"]
+        return self.folder(stage)
