@@ -1,0 +1,147 @@
+"""Paired differences: intervals, p values, their correction, and the word each comparison earns.
+
+One difference is one replicate: an independent pretraining with its noise draws already averaged.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy.special import stdtr, stdtrit
+
+from monosem.core.errors import InputError
+from monosem.core.seeding import numpy_stream
+
+_MOST_SIGN_FLIPS = 20
+
+
+class PairedResult(NamedTuple):
+    """Mean of n paired differences with its two-sided t interval [low, high] and p value."""
+
+    mean: float
+    low: float
+    high: float
+    p: float
+    n: int
+
+
+def paired_t(diffs: ArrayLike, level: float = 0.95) -> PairedResult:
+    """Paired t test of `diffs` [R] against zero, with the interval of coverage `level`.
+
+    A single difference has an unbounded interval and p = 1. Differences that are all equal (up to
+    rounding) have an interval of width zero, p = 0 where they differ from zero and p = 1 where they do not.
+
+    Raises:
+        InputError: no differences, or one that is not finite.
+    """
+    d = _finite_differences(diffs, ndim=1)
+    n, mean = len(d), float(d.mean())
+    if n == 1:
+        return PairedResult(mean, -np.inf, np.inf, 1.0, 1)
+    largest = float(np.abs(d).max())
+    # Subtracting accuracies leaves rounding noise in the last bits; it must not pass for a spread.
+    if np.ptp(d) <= 8 * np.finfo(np.float64).eps * max(largest, 1.0):
+        zero = largest <= 8 * np.finfo(np.float64).eps
+        mean = 0.0 if zero else mean
+        return PairedResult(mean, mean, mean, 1.0 if zero else 0.0, n)
+    error = float(d.std(ddof=1)) / np.sqrt(n)
+    half_width = float(stdtrit(n - 1, 0.5 + level / 2)) * error
+    p = 2 * float(stdtr(n - 1, -abs(mean) / error))
+    return PairedResult(mean, mean - half_width, mean + half_width, p, n)
+
+
+def sign_flip_p(diffs: ArrayLike, level: float = 0.95) -> float | None:
+    """Exact two-sided sign-flip p of `diffs` [R]: the share of all 2^R sign patterns with a mean as far out.
+
+    None where it could not speak: 2 / 2^R is not below 1 - level, or R > 20 (too many to enumerate).
+
+    Raises:
+        InputError: no differences, or one that is not finite.
+    """
+    d = _finite_differences(diffs, ndim=1)
+    if len(d) > _MOST_SIGN_FLIPS or 2.0 ** (1 - len(d)) >= 1 - level:
+        return None
+    # A pattern and its mirror image are equally far out, so the first sign stays.
+    sums = d[:1]
+    for value in d[1:]:
+        sums = np.concatenate([sums + value, sums - value])
+    slack = 1e-12 * np.abs(d).sum()
+    return float(np.mean(np.abs(sums) >= abs(d.sum()) - slack))
+
+
+def holm(p_values: ArrayLike) -> NDArray[np.float64]:
+    """Holm's step-down adjustment of p values [M], in the given order (Holm 1979).
+
+    Raises:
+        InputError: a p value outside [0, 1].
+    """
+    p = np.asarray(p_values, dtype=np.float64)
+    if p.ndim != 1 or not np.all((p >= 0) & (p <= 1)):
+        raise InputError(f"p values must be a list of numbers in [0, 1], got {p_values!r}")
+    order = np.argsort(p, kind="stable")
+    stepped = np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1))
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(stepped, 1.0)
+    return adjusted
+
+
+def two_way_bootstrap(
+    diffs: ArrayLike, seed: int, n_boot: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the mean of `diffs` [R, N] when replicates *and* test samples are redrawn.
+
+    Rows and columns are resampled independently of each other (Owen 2007, the pigeonhole bootstrap).
+
+    Raises:
+        InputError: not a non-empty finite matrix.
+    """
+    d = _finite_differences(diffs, ndim=2)
+    rng = numpy_stream(seed, "two_way_bootstrap")
+    rows_per_block = max(1, 2_000_000 // d.shape[1])
+    means = [
+        _two_way_means(d, min(rows_per_block, n_boot - start), rng)
+        for start in range(0, n_boot, rows_per_block)
+    ]
+    low, high = np.quantile(np.concatenate(means), [0.5 - level / 2, 0.5 + level / 2])
+    return float(low), float(high)
+
+
+def verdict(
+    mean: float, low: float, high: float, p_holm: float, n: int, margin: float, level: float = 0.95
+) -> str:
+    """The word for one comparison: "tie", "helps", "hurts" or "undecidable with n".
+
+    A tie is an interval within +-margin (same unit as `mean`): whatever its sign, such a difference is
+    practically nothing, so this is asked first. One replicate decides nothing.
+    """
+    undecidable = f"undecidable with {n}"
+    if n < 2:
+        return undecidable
+    if -margin <= low and high <= margin:
+        return "tie"
+    if p_holm < 1 - level:
+        return "helps" if mean > 0 else "hurts"
+    return undecidable
+
+
+def _two_way_means(d: NDArray[np.float64], n_boot: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    rows, columns = (_resampling_weights(size, n_boot, rng) for size in d.shape)
+    means: NDArray[np.float64] = np.einsum("br,rn,bn->b", rows, d, columns, optimize=True)
+    return means
+
+
+def _resampling_weights(size: int, n_boot: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """[n_boot, size]: how often each of `size` items is drawn in a resample, over `size`."""
+    drawn = rng.integers(size, size=(n_boot, size))
+    drawn += size * np.arange(n_boot)[:, None]
+    return np.bincount(drawn.ravel(), minlength=n_boot * size).reshape(n_boot, size) / size
+
+
+def _finite_differences(diffs: ArrayLike, ndim: int) -> NDArray[np.float64]:
+    d = np.asarray(diffs, dtype=np.float64)
+    if d.ndim != ndim or d.size == 0:
+        wanted = "[R]" if ndim == 1 else "[R, N]"
+        raise InputError(f"paired differences must be a non-empty array {wanted}, got shape {d.shape}")
+    if not np.isfinite(d).all():
+        raise InputError("a paired difference is NaN or infinite; look for a failed run among the results")
+    return d
