@@ -1,0 +1,54 @@
+"""Images through a frozen encoder -> features."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from monosem.core.errors import InputError
+from monosem.encoders.backbones import Encoder
+
+Layer = Literal["projector", "backbone"]
+
+_LAYERS: dict[Layer, Callable[[Encoder, Tensor], Tensor]] = {
+    "projector": Encoder.forward,
+    "backbone": Encoder.backbone_features,
+}
+
+
+@torch.inference_mode()
+def embed_images(
+    encoder: Encoder,
+    images: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    layer: Layer = "projector",
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Features of images: uint8 0..255 or float 0..1 [N, C, H, W] -> float32 [N, D] on the CPU.
+
+    `mean` and `std` per channel on the 0..1 scale are the training data's. `projector` gives the projector's
+    outputs z, of which `Encoder.features` makes NCL's non-negative features; `backbone` what the projector
+    sees. The encoder works in evaluation mode and comes back as it was: parameters, buffers, mode, device.
+
+    Raises:
+        InputError: images of other channels than the encoder's.
+    """
+    if images.ndim != 4 or images.shape[1] != encoder.in_channels:
+        raise InputError(
+            f"the encoder takes images [N, {encoder.in_channels}, H, W], these are {list(images.shape)}"
+        )
+    was_training, home = encoder.training, next(encoder.parameters()).device
+    encoder.to(device).eval()
+    centre, scale = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (mean, std))
+    blocks = []
+    for batch in images.split(batch_size):  # type: ignore[no-untyped-call]
+        pixels = batch.to(device)
+        pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
+        inputs = (pixels - centre) / scale
+        blocks.append(_LAYERS[layer](encoder, inputs).cpu())
+    encoder.to(home).train(was_training)
+    return torch.cat(blocks)
