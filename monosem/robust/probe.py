@@ -1,0 +1,207 @@
+"""Linear probes on frozen features, many label sets at once.
+
+All conditions and seeds of one feature set see the same samples in the same order, so P probes of K classes
+are one linear map with P*K outputs: one matrix product forward and one backward, whatever P is.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, Self
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from monosem.core.errors import InputError
+from monosem.core.progress import SILENT, Watch
+from monosem.core.seeding import torch_stream
+from monosem.core.settings import Settings
+from monosem.robust.losses import LOSSES
+from monosem.robust.probe_updates import UPDATES
+
+ROWS_AT_ONCE = 4096
+"""Rows read together wherever a pass over all samples is made."""
+
+_OUTPUTS_AT_ONCE = 5120
+"""Outputs trained together: enough for full-speed products, and weights and momentum still fit the cache."""
+
+
+class ProbeSettings(Settings):
+    """How a probe is trained; the defaults follow the paper (A.1) with SGD in place of LARS."""
+
+    epochs: int = Field(50, ge=1)
+    batch_size: int = Field(256, ge=1)
+    optimizer: Literal["sgd", "lars", "adam"] = "sgd"
+    lr: float = Field(1.0, gt=0)
+    """For features of unit mean squared norm (`scale` "rms"), where SGD is stable up to about 7."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """For Adam, beta1."""
+    weight_decay: float = Field(0.0, ge=0)
+    schedule: Literal["cosine", "constant"] = "cosine"
+    loss: Literal["cross_entropy", "symmetric_cross_entropy"] = "cross_entropy"
+    scale: Literal["rms", "raw"] = "rms"
+    """"rms": centred and divided by one number; "raw": the features as they are."""
+
+
+@dataclass(frozen=True)
+class FeatureScale:
+    """x -> (x - mean) / rms with mean [D] and one number for all dimensions.
+
+    rms is the root mean square of the centred samples' *norms*: neither a factor, nor a constant vector, nor
+    dimensions that are always zero change what a probe sees, and one learning rate suits every feature set.
+    """
+
+    mean: Tensor
+    rms: float
+
+    @classmethod
+    def fit(cls, features: Tensor) -> Self:
+        """The scale of the training features [N, D], accumulated in float64.
+
+        Raises:
+            InputError: all samples are equal.
+        """
+        total = sum(block.sum(0, dtype=torch.float64) for block in torch.split(features, ROWS_AT_ONCE))
+        mean = torch.as_tensor(total) / len(features)
+        squares = sum((block - mean).square().sum() for block in torch.split(features, ROWS_AT_ONCE))
+        rms = math.sqrt(float(squares) / len(features))
+        if not math.isfinite(rms):
+            row, column = (~features.isfinite()).nonzero()[0].tolist()
+            raise InputError(f"features hold a NaN or infinite value at row {row}, column {column}")
+        if rms <= 1e-12 * float(mean.norm()) or rms == 0:
+            raise InputError(
+                "all feature vectors are equal: the encoder has collapsed, there is nothing to probe"
+            )
+        return cls(mean.to(working_dtype(features)), rms)
+
+    @classmethod
+    def identity(cls, features: Tensor) -> Self:
+        """The scale that changes nothing."""
+        return cls(features.new_zeros(features.shape[1], dtype=working_dtype(features)), 1.0)
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Scaled features [N, D]."""
+        return (features - self.mean).div_(self.rms)
+
+
+@dataclass(frozen=True)
+class LinearProbes:
+    """P linear classifiers on unscaled features: logits = (x - center) @ weight^T + bias.
+
+    weight [P, K, D], bias [P, K], center [D]. The centre is kept apart because folding it into the bias would
+    cancel digits for features far from zero.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    center: Tensor
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [P, N, K] of features [N, D]."""
+        return torch.cat(list(self._logit_blocks(features)), dim=1)
+
+    def predict(self, features: Tensor) -> Tensor:
+        """Predicted classes [P, N] of features [N, D]; never holds all logits at once."""
+        return torch.cat([block.argmax(-1) for block in self._logit_blocks(features)], dim=1)
+
+    def _logit_blocks(self, features: Tensor) -> Iterator[Tensor]:
+        if features.shape[-1] != len(self.center):
+            raise InputError(f"probes trained on {len(self.center)} dimensions got {features.shape[-1]}")
+        stacked, bias = self.weight.flatten(0, 1), self.bias.flatten()
+        for block in torch.split(features, ROWS_AT_ONCE):
+            logits = torch.addmm(bias, block - self.center, stacked.T)
+            yield logits.view(len(block), *self.bias.shape).transpose(0, 1)
+
+
+def train_probes(
+    features: Tensor,
+    labels: Tensor,
+    n_classes: int,
+    settings: ProbeSettings,
+    seed: int,
+    watch: Watch = SILENT,
+) -> LinearProbes:
+    """Train one linear probe for each row of labels, all from zero and in the same order of batches.
+
+    Args:
+        features: [N, D] float16, float32 or float64; float64 trains in float64, the others in float32.
+        labels: [P, N] integers in 0..n_classes-1.
+        n_classes: K.
+        settings: optimiser, schedule, loss and scale.
+        seed: names the order of batches (`probe_batches`).
+        watch: told the epochs done.
+
+    Raises:
+        InputError: shapes that do not fit, a label outside the range, one class only, a NaN or infinite
+            feature, features that are all equal, weights that diverged.
+    """
+    check_problems(features, labels, n_classes)
+    scale = FeatureScale.fit(features) if settings.scale == "rms" else FeatureScale.identity(features)
+    blocks = labels.to(features.device).chunk(math.ceil(len(labels) * n_classes / _OUTPUTS_AT_ONCE))
+    trained = []
+    for index, block in enumerate(blocks):
+        trained.append(_train_block(features, block, n_classes, scale, settings, seed))
+        watch.progress(index + 1, len(blocks))
+    weight, bias = (torch.cat(parts) for parts in zip(*trained, strict=True))
+    if not weight.isfinite().all():
+        raise InputError(f"the probes diverged at learning rate {settings.lr:g}; lower it")
+    return LinearProbes(weight.div_(scale.rms), bias, scale.mean)
+
+
+def probe_batches(n: int, settings: ProbeSettings, seed: int) -> Iterator[tuple[Tensor, float]]:
+    """The rows of every batch, epoch after epoch, each with its learning rate."""
+    generator = torch_stream(seed, "probe", "order")
+    n_steps = settings.epochs * math.ceil(n / settings.batch_size)
+    step = 0
+    for _ in range(settings.epochs):
+        for rows in torch.split(torch.randperm(n, generator=generator), settings.batch_size):
+            decay = 0.5 * (1 + math.cos(math.pi * step / n_steps)) if settings.schedule == "cosine" else 1.0
+            yield rows, settings.lr * decay
+            step += 1
+
+
+def check_problems(features: Tensor, labels: Tensor, n_classes: int) -> None:
+    """Refuse what cannot be probed: see `train_probes`."""
+    if features.ndim != 2 or labels.ndim != 2 or labels.shape[1] != len(features) or labels.numel() == 0:
+        raise InputError(
+            "probes take features [N, D] and labels [P, N], "
+            f"got shapes {tuple(features.shape)} and {tuple(labels.shape)}"
+        )
+    low, high = int(labels.min()), int(labels.max())
+    if low < 0 or high >= n_classes:
+        raise InputError(f"labels must lie in 0..{n_classes - 1}, found {low if low < 0 else high}")
+    for start, block in enumerate(torch.split(features, ROWS_AT_ONCE)):
+        if not block.isfinite().all():
+            row, column = (~block.isfinite()).nonzero()[0].tolist()
+            row += start * ROWS_AT_ONCE
+            raise InputError(f"features hold a NaN or infinite value at row {row}, column {column}")
+    single = (labels == labels[:, :1]).all(dim=1).nonzero()
+    if len(single):
+        raise InputError(
+            f"row {int(single[0])} of the labels holds one class only; a probe needs at least two"
+        )
+
+
+def working_dtype(features: Tensor) -> torch.dtype:
+    """The precision probes compute in: float64 for float64 features, else float32."""
+    return torch.float64 if features.dtype == torch.float64 else torch.float32
+
+
+def _train_block(
+    features: Tensor, labels: Tensor, n_classes: int, scale: FeatureScale, settings: ProbeSettings, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Weights [P, K, D] and biases [P, K] on scaled features, for the few problems labels [P, N]."""
+    n_probes = len(labels)
+    weight = scale.mean.new_zeros(n_probes * n_classes, features.shape[1])
+    bias = scale.mean.new_zeros(n_probes * n_classes)
+    update = UPDATES[settings.optimizer](weight, bias, n_probes, settings.momentum, settings.weight_decay)
+    loss = LOSSES[settings.loss]
+    labels_by_sample = labels.T.contiguous()
+    for batch, lr in probe_batches(len(features), settings, seed):
+        rows = batch.to(features.device)
+        inputs = scale(features[rows])
+        logits = torch.addmm(bias, inputs, weight.T).view(len(rows), n_probes, n_classes)
+        residual = loss.gradient_(logits, labels_by_sample[rows]).flatten(1)
+        update(residual, inputs.div_(len(rows)), lr)
+    return weight.view(n_probes, n_classes, -1), bias.view(n_probes, n_classes)
