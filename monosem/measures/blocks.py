@@ -1,0 +1,87 @@
+"""Features read block by block of rows: arrays, memory maps and feature sets larger than memory alike."""
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monosem.core.errors import InputError
+
+BLOCK_ROWS = 4096
+
+
+class BlockedFeatures(Protocol):
+    """What a feature set on disk offers: its shape, and its rows in order."""
+
+    @property
+    def dim(self) -> int:
+        """Number of columns D."""
+
+    def __len__(self) -> int:
+        """Number of rows N."""
+
+    def blocks(self, rows: int = ...) -> Iterator[tuple[slice, np.ndarray]]:
+        """Consecutive blocks `[<=rows, D]` with the rows they cover."""
+
+
+Features = np.ndarray | Tensor | BlockedFeatures
+Labels = np.ndarray | Tensor
+
+
+def features_shape(features: Features) -> tuple[int, int]:
+    """Rows and columns `(N, D)`.
+
+    Raises:
+        InputError: an array that is not two-dimensional, or without rows or columns.
+    """
+    if isinstance(features, np.ndarray | Tensor):
+        shape = tuple(features.shape)
+        if len(shape) != 2 or 0 in shape:
+            raise InputError(f"features must be a non-empty table [N, D], got shape {shape}")
+        return shape
+    return len(features), features.dim
+
+
+def row_blocks(features: Features, rows: int = BLOCK_ROWS) -> Iterator[tuple[slice, Tensor]]:
+    """Yield `(rows covered, block [<=rows, D])` in order; float64 stays, all else becomes float32.
+
+    Blocks may share memory with `features`: read them, do not write to them.
+    """
+    if isinstance(features, np.ndarray | Tensor):
+        n_rows, _ = features_shape(features)
+        for start in range(0, n_rows, rows):
+            span = slice(start, min(start + rows, n_rows))
+            yield span, as_floats(features[span])
+    else:
+        for span, block in features.blocks(rows):
+            yield span, as_floats(block)
+
+
+def as_floats(array: np.ndarray | Tensor) -> Tensor:
+    """A tensor over the same values, float64 as it is and every other type as float32."""
+    if isinstance(array, Tensor):
+        return array if array.dtype == torch.float64 else array.float()
+    kind = np.float64 if array.dtype == np.float64 else np.float32
+    # torch warns about arrays it must not write to, which is what a read-only memory map is.
+    return torch.from_numpy(np.require(array, dtype=kind, requirements=["C", "W"]))
+
+
+def check_labels(labels: Labels, n_rows: int, n_classes: int) -> np.ndarray:
+    """Labels as int64 `[N]`.
+
+    Raises:
+        InputError: not one label per row, a label outside `[0, n_classes)`, or fewer than two classes.
+    """
+    array = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if n_classes < 2:
+        raise InputError(f"at least two classes are needed, got {n_classes}")
+    if array.shape != (n_rows,):
+        raise InputError(f"{n_rows} rows need labels of shape ({n_rows},), got {array.shape}")
+    if not np.issubdtype(array.dtype, np.integer):
+        raise InputError(f"labels must be integers, got {array.dtype}")
+    outside = np.flatnonzero((array < 0) | (array >= n_classes))
+    if len(outside):
+        raise InputError(f"label {array[outside[0]]} of row {outside[0]} lies outside 0..{n_classes - 1}")
+    return array.astype(np.int64)
