@@ -1,0 +1,5 @@
+"""`python -m monosem`."""
+
+from monosem.cli import main
+
+main()

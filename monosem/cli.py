@@ -1,0 +1,188 @@
+"""The command line: one function per verb, no logic: parse, call, print.
+
+Everything heavy is imported inside the verbs, so that `monosem --help` answers at once.
+"""
+
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+
+from monosem import __version__
+from monosem.core.errors import INTERRUPTED_EXIT_CODE, MonosemError, Paused
+
+if TYPE_CHECKING:
+    from monosem.experiments.run import Request
+
+app = typer.Typer(
+    name="monosem",
+    help="Do monosemantic features make a model more robust? Measure it with honest statistics.",
+    epilog="Start with `monosem demo`: real images to a verdict in a few minutes. Add --debug for tracebacks.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Override = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, e.g. sae.k=64.")
+]
+Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder (default: runs/RECIPE).")]
+Store = Annotated[Path, typer.Option(metavar="DIR", help="Where stages are kept and found again.")]
+StopAfter = Annotated[
+    float | None, typer.Option(metavar="SECONDS", min=0, help="Save and exit 75 after this time; go on later.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="List stages, what is cached, time and disk; do nothing.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
+
+
+@app.command()
+def demo(
+    overrides: Override = None,
+    out: Out = None,
+    store: Store = Path("runs/stages"),
+    stop_after: StopAfter = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Go from real images to an honest verdict (= run digits)."""
+    _run(_request("digits", overrides, out, store), stop_after, dry_run)
+
+
+@app.command()
+def run(
+    recipe: Annotated[str, typer.Argument(help="A name from `monosem list`, or a .yaml file.")],
+    overrides: Override = None,
+    out: Out = None,
+    store: Store = Path("runs/stages"),
+    stop_after: StopAfter = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a recipe, or go on where it was stopped."""
+    _run(_request(recipe, overrides, out, store), stop_after, dry_run)
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """List the recipes that come with monosem."""
+    from monosem.experiments.recipes import load_recipe, shipped_recipes
+
+    for name in shipped_recipes():
+        print(f"{name:18} {load_recipe(name).title}")
+
+
+@app.command()
+def show(recipe: Annotated[str, typer.Argument(help="A name from `monosem list`, or a .yaml file.")]) -> None:
+    """Print a recipe, to read or to save and change."""
+    from monosem.experiments.recipes import recipe_source
+
+    print(recipe_source(recipe), end="")
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write a finished run's reports again from its tables."""
+    from monosem.report import tables, write_reports
+
+    write_reports(run)
+    print(tables.verdict_screen(run))
+
+
+@app.command()
+def compare(
+    run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a finished run.")],
+    run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another.")],
+) -> None:
+    """Set two runs side by side, verdicts and settings."""
+    from monosem.report import tables
+
+    print(tables.side_by_side(run_a, run_b))
+
+
+@app.command()
+def doctor() -> None:
+    """Show versions, devices, disk and missing extras."""
+    from monosem.report.health import health_report
+
+    print(health_report())
+
+
+def _request(recipe: str, overrides: list[str] | None, out: Path | None, store: Path) -> "Request":
+    from monosem.experiments.recipes import load_recipe
+    from monosem.experiments.run import Request
+
+    return Request(
+        recipe=load_recipe(recipe, overrides or ()),
+        out=out or Path("runs") / Path(recipe).stem,
+        store=store,
+        command=_command_line(),
+    )
+
+
+def _run(request: "Request", stop_after: float | None, dry_run: bool) -> None:
+    from monosem.experiments.run import RunWatch, dry_run_lines, run_recipe
+    from monosem.report import tables, write_reports
+    from monosem.report.console import progress_display
+
+    if dry_run:
+        print("\n".join(dry_run_lines(request)))
+        return
+    with progress_display() as display:
+        run_recipe(request, RunWatch(stop_after, display))
+        write_reports(request.out)
+    print(tables.verdict_screen(request.out))
+
+
+def _command_line() -> str:
+    return " ".join(["monosem", *sys.argv[1:]])
+
+
+def _show_version(value: bool) -> None:
+    if value:
+        print(f"monosem {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit: 0 done, 2 input at fault, 75 paused, 130 interrupted, 1 anything else."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in given
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sys.exit(_exit_code([word for word in given if word != "--debug"], debug))
+
+
+def _exit_code(arguments: list[str], debug: bool) -> int:
+    """Run the verb; every failure becomes one line on stderr and a code."""
+    try:
+        outcome: Any = app(arguments, prog_name="monosem", standalone_mode=False)
+    except Paused as paused:
+        print(paused, file=sys.stderr)
+        return paused.exit_code
+    except (KeyboardInterrupt, click.Abort):
+        print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        return INTERRUPTED_EXIT_CODE
+    except Exception as error:
+        if debug:
+            raise
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        return 2 if isinstance(error, click.UsageError) else getattr(error, "exit_code", 1)
+    return outcome if isinstance(outcome, int) else 0
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, click.ClickException):
+        return f"{error.format_message().rstrip('.')}; see monosem --help"
+    if isinstance(error, MonosemError):
+        return " ".join(str(error).split())
+    return f"{type(error).__name__}: {' '.join(str(error).split())}; run again with --debug for the traceback"

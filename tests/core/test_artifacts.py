@@ -1,0 +1,102 @@
+import errno
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.core import artifacts
+from monosem.core.artifacts import (
+    atomic_folder,
+    fingerprint_arrays,
+    fingerprint_json,
+    load_tensors,
+    read_json,
+    save_tensors,
+    verify_folder,
+    write_json_atomic,
+    write_text_atomic,
+)
+from monosem.core.errors import InputError, MonosemError
+
+
+def _write(path, text="old"):
+    with atomic_folder(path) as draft:
+        (draft / "part").mkdir()
+        (draft / "part" / "a.txt").write_text(text)
+
+
+def test_a_sealed_folder_verifies_and_every_kind_of_damage_is_named(tmp_path):
+    path = tmp_path / "artifact"
+    _write(path)
+    verify_folder(path)
+    (path / "part" / "a.txt").write_text("new")
+    with pytest.raises(InputError, match=r"a\.txt: damaged"):
+        verify_folder(path)
+    (path / "part" / "a.txt").unlink()
+    with pytest.raises(InputError, match=r"a\.txt: missing"):
+        verify_folder(path)
+    _write(path)
+    (path / "extra").write_text("?")
+    with pytest.raises(InputError, match="extra: not part of it"):
+        verify_folder(path)
+
+
+def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
+    with pytest.raises(InputError, match="not a complete"):
+        verify_folder(tmp_path)
+
+
+@pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
+def test_an_interrupted_write_leaves_the_old_folder_and_nothing_else(tmp_path, fault):
+    path = tmp_path / "artifact"
+    _write(path)
+    with pytest.raises(fault), atomic_folder(path) as draft:
+        (draft / "a.txt").write_text("half")
+        raise fault
+    assert (path / "part" / "a.txt").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["artifact"]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(artifacts.os, "replace", full)
+    with pytest.raises(MonosemError, match="disk is full") as caught:
+        write_text_atomic(tmp_path / "summary.md", "text")
+    assert caught.value.exit_code == 1
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(MonosemError, match="disk is full"), atomic_folder(tmp_path / "artifact"):
+        full()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json_and_tensors_round_trip(tmp_path):
+    write_json_atomic(tmp_path / "a.json", {"b": [1, 2.5, None]})
+    assert read_json(tmp_path / "a.json") == {"b": [1, 2.5, None]}
+    tensors = {"w": torch.arange(6.0).reshape(2, 3).T, "n": torch.tensor(3)}
+    save_tensors(tmp_path / "w.safetensors", tensors)
+    loaded = load_tensors(tmp_path / "w.safetensors")
+    assert all(torch.equal(loaded[name], tensors[name]) for name in tensors)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "w.safetensors").write_bytes(b"not tensors")
+    for read in (lambda: read_json(tmp_path / "a.json"), lambda: load_tensors(tmp_path / "w.safetensors")):
+        with pytest.raises(InputError, match="not"):
+            read()
+    for read in (lambda: read_json(tmp_path / "b.json"), lambda: load_tensors(tmp_path / "b.safetensors")):
+        with pytest.raises(InputError, match="no such file"):
+            read()
+
+
+def test_fingerprints_see_values_shape_type_and_order():
+    a = np.arange(6, dtype=np.float32)
+    same = fingerprint_arrays(a)
+    assert same == fingerprint_arrays(torch.from_numpy(a)) == fingerprint_arrays(np.arange(12, dtype=np.float32)[:6])
+    others = [a + 1, a.reshape(2, 3), a.astype(np.float64)]
+    assert len({same, *(fingerprint_arrays(other) for other in others)}) == 4
+    assert fingerprint_arrays(a, a + 1) != fingerprint_arrays(a + 1, a)
+    assert fingerprint_json({"a": 1, "b": 2}) == fingerprint_json({"b": 2, "a": 1})
+    assert fingerprint_json({"a": 1}) != fingerprint_json({"a": 2})
