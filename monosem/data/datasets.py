@@ -1,0 +1,213 @@
+"""Labelled images in memory, as uint8 with stable sample ids: digits, CIFAR-10/100, image folders."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from monosem.core.artifacts import fingerprint_arrays
+from monosem.core.errors import InputError
+from monosem.core.seeding import numpy_stream
+from monosem.core.settings import Settings
+from monosem.data.cifar import CIFAR10, CIFAR100, CifarLayout, read_cifar
+from monosem.data.image_folder import read_image_folder
+from monosem.data.subsets import stratified_indices
+
+DIGITS_TEST_SIZE = 600
+DEFAULT_ROOT = "data"
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Mean and standard deviation of each channel of the training images, on the pixel scale 0..1."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+# The one table of them: encoders are trained, embedded and probed with the same numbers.
+STATISTICS = {
+    "digits": Statistics((0.3056,), (0.3761,)),
+    "cifar10": Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": Statistics((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    # ImageNet's, as is the custom of the field for natural images.
+    "folder": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+class DatasetSettings(Settings):
+    """Which images, from where, and how many.
+
+    `root` holds the canonical CIFAR folders, or is the image folder itself; `image_size` (pixels) and
+    `on_bad_image` matter for image folders only. Limits keep a fixed stratified subset of that many samples.
+    """
+
+    name: Literal["digits", "cifar10", "cifar100", "folder"]
+    root: str | None = None
+    download: bool = False
+    image_size: Annotated[int, Field(ge=8)] = 64
+    on_bad_image: Literal["error", "skip"] = "error"
+    train_limit: Annotated[int, Field(ge=2)] | None = None
+    test_limit: Annotated[int, Field(ge=1)] | None = None
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Images uint8 [N, C, H, W], labels int64 [N] in 0..K-1 and ids int64 [N], unique over both splits.
+
+    `fingerprint` is the hash of all three; `skipped` names the files that did not decode.
+    """
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    ids: Tensor
+    class_names: tuple[str, ...]
+    fingerprint: str
+    licence: str
+    statistics: Statistics
+    skipped: tuple[str, ...] = ()
+
+    @classmethod
+    def from_arrays(
+        cls,
+        name: str,
+        images: np.ndarray,
+        labels: np.ndarray,
+        ids: np.ndarray,
+        class_names: tuple[str, ...],
+        licence: str,
+        statistics: Statistics,
+        skipped: tuple[str, ...] = (),
+    ) -> Self:
+        """Build from arrays of the shapes above; see the class."""
+        return cls(
+            name=name,
+            images=torch.from_numpy(np.ascontiguousarray(images)),
+            labels=torch.from_numpy(labels.astype(np.int64)),
+            ids=torch.from_numpy(ids.astype(np.int64)),
+            class_names=class_names,
+            fingerprint=fingerprint_arrays(images, labels, ids),
+            licence=licence,
+            statistics=statistics,
+            skipped=skipped,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def n_classes(self) -> int:
+        """K, the number of class names."""
+        return len(self.class_names)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Channel means of the training images, on the pixel scale 0..1."""
+        return self.statistics.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Channel standard deviations of the training images, on the pixel scale 0..1."""
+        return self.statistics.std
+
+    def take(self, rows: np.ndarray) -> Self:
+        """The data set of these rows alone (int [M])."""
+        index = torch.from_numpy(rows)
+        images, labels, ids = self.images[index], self.labels[index], self.ids[index]
+        fingerprint = fingerprint_arrays(images, labels, ids)
+        return replace(self, images=images, labels=labels, ids=ids, fingerprint=fingerprint)
+
+
+def load_dataset(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]:
+    """The training and the test split, always in the same order.
+
+    Raises:
+        InputError: files are missing or damaged, images do not decode, or all labels are of one class.
+    """
+    train, test = _LOADERS[settings.name](settings)
+    train, test = _limited(train, settings.train_limit), _limited(test, settings.test_limit)
+    if int(train.labels.min()) == int(train.labels.max()):
+        raise InputError(
+            f"{train.name}: all {len(train)} training images are of one class, nothing to tell apart"
+        )
+    return train, test
+
+
+def _limited(dataset: ImageDataset, limit: int | None) -> ImageDataset:
+    if limit is None or limit >= len(dataset):
+        return dataset
+    generator = numpy_stream(0, "limit", dataset.name)
+    return dataset.take(stratified_indices(dataset.labels.numpy(), limit, generator))
+
+
+def _load_digits(_: DatasetSettings) -> tuple[ImageDataset, ImageDataset]:
+    from sklearn.datasets import load_digits  # costs most of a second, and only digits need it
+
+    bunch = load_digits()
+    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)[:, None]
+    everything = ImageDataset.from_arrays(
+        name="digits",
+        images=images,
+        labels=bunch.target,
+        ids=np.arange(len(images)),
+        class_names=tuple(str(name) for name in bunch.target_names),
+        licence="CC BY 4.0 (UCI, Optical Recognition of Handwritten Digits)",
+        statistics=STATISTICS["digits"],
+    )
+    test = stratified_indices(bunch.target, DIGITS_TEST_SIZE, numpy_stream(0, "digits", "test split"))
+    train = np.setdiff1d(np.arange(len(images)), test)
+    return everything.take(train), everything.take(test)
+
+
+def _load_cifar(settings: DatasetSettings, layout: CifarLayout) -> tuple[ImageDataset, ImageDataset]:
+    arrays = read_cifar(Path(settings.root or DEFAULT_ROOT), layout, settings.download)
+
+    def split(images: np.ndarray, labels: np.ndarray, first_id: int) -> ImageDataset:
+        return ImageDataset.from_arrays(
+            name=settings.name,
+            images=images,
+            labels=labels,
+            ids=np.arange(first_id, first_id + len(images)),
+            class_names=arrays.class_names,
+            licence="none stated; for research (Krizhevsky, 2009)",
+            statistics=STATISTICS[settings.name],
+        )
+
+    train = split(arrays.train_images, arrays.train_labels, 0)
+    return train, split(arrays.test_images, arrays.test_labels, len(train))
+
+
+def _load_folder(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]:
+    if settings.root is None:
+        raise InputError("dataset folder: set root to the folder that holds train/<class> and test/<class>")
+    skip_bad = settings.on_bad_image == "skip"
+    root = Path(settings.root)
+    train, test, class_names = read_image_folder(root, settings.image_size, skip_bad)
+    splits = [
+        ImageDataset.from_arrays(
+            name=root.name,
+            images=part.images,
+            labels=part.labels,
+            ids=first_id + part.positions,
+            class_names=class_names,
+            licence="not stated (an image folder)",
+            statistics=STATISTICS["folder"],
+            skipped=part.skipped,
+        )
+        for part, first_id in ((train, 0), (test, train.n_files))
+    ]
+    return splits[0], splits[1]
+
+
+_LOADERS: dict[str, Callable[[DatasetSettings], tuple[ImageDataset, ImageDataset]]] = {
+    "digits": _load_digits,
+    "cifar10": lambda settings: _load_cifar(settings, CIFAR10),
+    "cifar100": lambda settings: _load_cifar(settings, CIFAR100),
+    "folder": _load_folder,
+}
