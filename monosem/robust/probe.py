@@ -171,16 +171,21 @@ def check_problems(features: Tensor, labels: Tensor, n_classes: int) -> None:
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= n_classes:
         raise InputError(f"labels must lie in 0..{n_classes - 1}, found {low if low < 0 else high}")
-    for start, block in enumerate(torch.split(features, ROWS_AT_ONCE)):
-        if not block.isfinite().all():
-            row, column = (~block.isfinite()).nonzero()[0].tolist()
-            row += start * ROWS_AT_ONCE
-            raise InputError(f"features hold a NaN or infinite value at row {row}, column {column}")
+    check_finite(features)
     single = (labels == labels[:, :1]).all(dim=1).nonzero()
     if len(single):
         raise InputError(
             f"row {int(single[0])} of the labels holds one class only; a probe needs at least two"
         )
+
+
+def check_finite(features: Tensor) -> None:
+    """Refuse features [N, D] with a NaN or infinite value, naming its place."""
+    for start, block in enumerate(torch.split(features, ROWS_AT_ONCE)):
+        if not block.isfinite().all():
+            row, column = (~block.isfinite()).nonzero()[0].tolist()
+            row += start * ROWS_AT_ONCE
+            raise InputError(f"features hold a NaN or infinite value at row {row}, column {column}")
 
 
 def working_dtype(features: Tensor) -> torch.dtype:
