@@ -149,5 +149,5 @@ def _check_md5(path: Path, accepted: tuple[str, ...], content: bytes, *values: b
         of_values.update(part)
     if of_values.hexdigest() not in accepted:
         raise InputError(
-            f"{path}: wrong md5, {of_file} instead of {accepted[0]}, and the content differs; get the file again"
+            f"{path}: wrong md5 {of_file}, not {accepted[0]}, and the content differs too; get it again"
         )
