@@ -33,9 +33,12 @@ Override = Annotated[
 Out = Annotated[Path | None, typer.Option(metavar="DIR", help="Run folder (default: runs/RECIPE).")]
 Store = Annotated[Path, typer.Option(metavar="DIR", help="Where stages are kept and found again.")]
 StopAfter = Annotated[
-    float | None, typer.Option(metavar="SECONDS", min=0, help="Save and exit 75 after this time; go on later.")
+    float | None,
+    typer.Option(metavar="SECONDS", min=0, help="Save and exit 75 after this time; go on later."),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="List stages, what is cached, time and disk; do nothing.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="List stages, what is cached, time and disk; do nothing.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a finished run.")]
 
 

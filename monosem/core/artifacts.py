@@ -7,7 +7,6 @@ a reader therefore never meets half of one. Tensors are safetensors, arrays are 
 import errno
 import hashlib
 import json
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -130,7 +129,7 @@ def _atomic_file(path: Path) -> Iterator[Path]:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             yield draft
-            os.replace(draft, path)
+            draft.replace(path)
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -144,7 +143,9 @@ def _explained(path: Path) -> Iterator[None]:
     except (OSError, SafetensorError) as error:
         code = getattr(error, "errno", None)
         if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
-            raise MonosemError(f"{path}: the disk is full; free some space and run the same command") from error
+            raise MonosemError(
+                f"{path}: the disk is full; free some space and run the same command"
+            ) from error
         if code in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise MonosemError(f"{path}: may not be written here; choose a folder of your own") from error
         raise
@@ -155,5 +156,7 @@ def _digests(folder: Path) -> dict[str, str]:
     for file in sorted(folder.rglob("*")):
         if file.is_file() and file.name != _CHECKSUMS:
             with open(file, "rb") as stream:
-                digests[file.relative_to(folder).as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+                digests[file.relative_to(folder).as_posix()] = hashlib.file_digest(
+                    stream, "sha256"
+                ).hexdigest()
     return digests

@@ -33,7 +33,9 @@ class RunFolder:
         folder = cls(path, recipe)
         if (path / "manifest.json").exists():
             if read_json(path / "manifest.json").get("recipe_hash") != folder.recipe_hash:
-                raise InputError(f"{path}: holds another run; give this one a folder of its own with --out DIR")
+                raise InputError(
+                    f"{path}: holds another run; give this one a folder of its own with --out DIR"
+                )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: is not empty and holds no run; give another folder with --out DIR")
         folder.write_manifest(complete=False, command=command)

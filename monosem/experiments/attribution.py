@@ -46,7 +46,12 @@ RUNGS: tuple[tuple[str, str, str], ...] = (
 
 _STEPS = (
     ("spectrum", "{baseline}", "spectrum-of-{method}", "a flatter or steeper spectrum alone"),
-    ("sparsity", "spectrum-of-{method}", "random-topk-like-{method}", "sparse non-negative codes, not learned"),
+    (
+        "sparsity",
+        "spectrum-of-{method}",
+        "random-topk-like-{method}",
+        "sparse non-negative codes, not learned",
+    ),
     ("learning", "random-topk-like-{method}", "rotated-{method}", "what was learned, whatever the axes"),
     ("axes", "rotated-{method}", "{method}", "that single dimensions carry meaning"),
 )

@@ -67,7 +67,10 @@ def compare(results: pd.DataFrame, margin: float, correctness: Correctness | Non
                 facts = {"protocol": protocol, "condition": condition, "features": features}
                 table += [{**facts, **row} for row in _compare_one(other - baseline, features in METHODS)]
                 if correctness and (features, protocol, condition) in correctness:
-                    pair = (correctness[features, protocol, condition], correctness[BASELINE, protocol, condition])
+                    pair = (
+                        correctness[features, protocol, condition],
+                        correctness[BASELINE, protocol, condition],
+                    )
                     table.append({**facts, **_bootstrap_row(pair[0] - pair[1])})
     comparisons = pd.DataFrame(table).reindex(columns=list(COMPARISON_COLUMNS))
     comparisons["dataset"] = results["dataset"].iloc[0]
@@ -77,7 +80,9 @@ def compare(results: pd.DataFrame, margin: float, correctness: Correctness | Non
     return _with_verdicts(comparisons, margin)
 
 
-def primary(comparisons: pd.DataFrame, protocol: str, condition: str, features: str) -> "pd.Series[Any] | None":
+def primary(
+    comparisons: pd.DataFrame, protocol: str, condition: str, features: str
+) -> "pd.Series[Any] | None":
     """The primary row of one feature set, None where it was not measured."""
     rows = comparisons[
         (comparisons["endpoint"] == PRIMARY)
@@ -105,7 +110,13 @@ def _compare_one(difference: pd.DataFrame, is_method: bool) -> list[dict[str, An
     rows = []
     for name, values in endpoints.items():
         paired = paired_t(values.to_numpy())
-        row = {**facts, "endpoint": name, "mean_diff": paired.mean, "ci_low": paired.low, "ci_high": paired.high}
+        row = {
+            **facts,
+            "endpoint": name,
+            "mean_diff": paired.mean,
+            "ci_low": paired.low,
+            "ci_high": paired.high,
+        }
         if name == PRIMARY and is_method:
             row |= {"p": paired.p, "p_sign_flip": sign_flip_p(values.to_numpy())}
         rows.append(row)
@@ -127,7 +138,9 @@ def _bootstrap_row(difference: np.ndarray) -> dict[str, Any]:
 
 def _with_verdicts(comparisons: pd.DataFrame, margin: float) -> pd.DataFrame:
     """Correct the primary p values together and put each endpoint's outcome into a word."""
-    claims = comparisons["p"].notna() | ((comparisons["endpoint"] == PRIMARY) & comparisons["features"].isin(METHODS))
+    claims = comparisons["p"].notna() | (
+        (comparisons["endpoint"] == PRIMARY) & comparisons["features"].isin(METHODS)
+    )
     claims &= comparisons["unit"] != BOOTSTRAP_UNIT
     comparisons.loc[claims, "p_holm"] = holm(comparisons.loc[claims, "p"].to_numpy(dtype=float))
     comparisons["verdict"] = comparisons["verdict"].astype(object)

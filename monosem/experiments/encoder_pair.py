@@ -13,45 +13,60 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from monosem.core.artifacts import load_tensors, save_tensors
 from monosem.core.progress import Watch
 from monosem.data.datasets import ImageDataset
 from monosem.data.feature_set import FeatureSet
 from monosem.data.input_noise import add_input_noise
-from monosem.encoders.backbones import Encoder, load_encoder, save_encoder
-from monosem.encoders.embed import embed, embed_images
+from monosem.encoders.backbones import Encoder, build_encoder, load_encoder, save_encoder
+from monosem.encoders.embed import embed_images
 from monosem.encoders.pretrain import PretrainSettings, pretrain
-from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, source_of
-from monosem.experiments.grid import LabelCells, TestFeatures, measure, published_protocol, tuned_protocol
+from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, Outputs
+from monosem.experiments.grid import (
+    TestFeatures,
+    corrupt,
+    measure,
+    noise_cells,
+    noise_seed,
+    published_protocol,
+    tuned_protocol,
+)
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, read_results, rows, write_table
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.sparse.sae import SparseAutoencoder
-
-_GIGAFLOPS = 80e9
-"""Arithmetic speed the estimates assume: two ordinary CPU cores in single precision."""
+from monosem.sparse.train import fvu
 
 Objective = Literal["simclr", "ncl"]
+
+_OBJECTIVES: tuple[Objective, ...] = ("simclr", "ncl")
+
+_FLOPS = 80e9
+"""Operations a second that expected times assume: two ordinary CPU cores in single precision."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """A stage, how to make it, and what it is expected to cost."""
+    """A stage, how to make it from (output folder, scratch folder), and what it is expected to cost."""
 
     stage: Stage
     make: Callable[[Path, Path], None]
     seconds: float
-    megabytes: float = 0.0
+    megabytes: float = 0.1
 
 
 class EncoderPair:
     """SimCLR and NCL encoders of one seed, the SAE on SimCLR's features, and everything measured on them.
 
     Args:
+        recipe: what to do.
+        train: images the encoders are pretrained on and, with their labels, the probes.
+        test: images everything is scored on.
+        cache: where stages lie.
+        watch: told how far a stage is.
         index: number of the pair; its seed is recipe.seed + index.
-        cells: the noisy labels, the same for every pair.
     """
 
     def __init__(
@@ -59,192 +74,211 @@ class EncoderPair:
         recipe: Recipe,
         train: ImageDataset,
         test: ImageDataset,
-        cells: LabelCells,
         cache: StageCache,
         watch: Watch,
         index: int,
     ) -> None:
         self.index = index
         self.seed = recipe.seed + index
-        self.cells = cells
+        self.noisy_labels = corrupt(
+            train.labels, train.n_classes, recipe.label_noise, recipe.n_noise, self.seed
+        )
         self._recipe = recipe
         self._train = train
         self._test = test
         self._cache = cache
         self._watch = watch
-        self._held: dict[str, tuple[Tensor, TestFeatures]] = {}
+        self._noise_cells = noise_cells(recipe.input_noise.levels, recipe.n_noise)
 
         data = {"train": train.fingerprint, "test": test.fingerprint}
-        pretrain_facts = {name: {"seed": self.seed, "data": data["train"], **self._objective(name).model_dump(mode="json")}
-                          for name in _OBJECTIVES}
-        self._pretrained = {name: Stage(f"pretrain-{name}", facts) for name, facts in pretrain_facts.items()}
-        noise = {**recipe.input_noise.model_dump(mode="json"), "draws": recipe.n_noise, "seed": recipe.seed}
-        self._embedded = {n: Stage(f"embed-{n}", data, [stage]) for n, stage in self._pretrained.items()}
+        input_noise = {
+            **recipe.input_noise.model_dump(mode="json"),
+            "draws": recipe.n_noise,
+            "seed": self.seed,
+        }
+        label_noise = {
+            **recipe.label_noise.model_dump(mode="json"),
+            "draws": recipe.n_noise,
+            "seed": self.seed,
+        }
+        self._pretrained = {
+            name: Stage(
+                f"pretrain-{name}", {"data": train.fingerprint, "seed": self.seed, **_facts(recipe, name)}
+            )
+            for name in _OBJECTIVES
+        }
+        self._embedded = {
+            name: Stage(f"embed-{name}", data, [self._pretrained[name]]) for name in _OBJECTIVES
+        }
         self._embedded_noisy = {
-            n: Stage(f"embed-{n}-noisy", {**data, **noise}, [stage]) for n, stage in self._pretrained.items()
+            name: Stage(f"embed-{name}-noisy", {**data, **input_noise}, [self._pretrained[name]])
+            for name in _OBJECTIVES
         }
         sae_facts = {"seed": self.seed, **recipe.sae.model_dump(mode="json")}
         self._sae = Stage("sae", sae_facts, [self._embedded["simclr"]])
-        self._results = {f: self._result_stages(f) for f in FEATURE_SETS}
+        self._results: dict[tuple[str, str], Stage] = {}
+        clean = [*self._embedded.values(), self._sae]
+        probed = [*clean, *self._embedded_noisy.values()]
+        for features in FEATURE_SETS:
+            of = {"features": features, "seed": self.seed}
+            self._results[features, "measure"] = Stage("measure", of, clean)
+            tuned = {**of, "label_noise": label_noise, **recipe.tuned.model_dump(mode="json")}
+            self._results[features, "tuned"] = Stage("tuned", tuned, probed)
+            if recipe.published_on == "all" or features in (BASELINE, *METHODS):
+                published = {**of, "label_noise": label_noise, **recipe.published.model_dump(mode="json")}
+                self._results[features, "published"] = Stage("published", published, probed)
 
-    @cached_property
     def steps(self) -> list[Step]:
-        """Every stage of the pair, in the order of work, with its expected seconds (two cores) and megabytes."""
+        """Every stage of the pair in the order of work, with its expected seconds and megabytes."""
         recipe, n_train, n_test = self._recipe, len(self._train), len(self._test)
         width = recipe.pretrain.encoder.projector_out
-        flops = forward_flops(recipe.pretrain, self._train)
-        noisy_images = n_test * len(recipe.input_noise.levels) * recipe.n_noise
-        n_probes, n_classes = len(self.cells.levels), self._train.n_classes
+        image = forward_flops(recipe.pretrain, self._train) / _FLOPS
+        n_noisy = n_test * len(self._noise_cells)
         steps = []
         for name in _OBJECTIVES:
-            views = 2 * n_train * recipe.pretrain.epochs
-            steps.append(Step(self._pretrained[name], partial(self._pretrain, name), 3 * views * flops / _FLOPS, 2))
-            megabytes = 4e-6 * (n_train + n_test) * width
-            steps.append(
-                Step(self._embedded[name], partial(self._embed, name), (n_train + n_test) * flops / _FLOPS, megabytes)
-            )
-            megabytes = 2e-6 * noisy_images * width
-            make = partial(self._embed_noisy, name)
-            steps.append(Step(self._embedded_noisy[name], make, noisy_images * flops / _FLOPS, megabytes))
-        sae_flops = 12.0 * n_train * recipe.sae.epochs * width * recipe.sae.n_latents
-        steps.append(Step(self._sae, self._train_sae, sae_flops / _FLOPS, 1))
-        probe_flops = 4.0 * n_train * width * n_probes * n_classes
-        cost = {
-            "measure": 2.0 * n_test * width * n_classes,
-            "tuned": probe_flops * len(recipe.tuned.strengths) / 2,
-            "published": probe_flops * recipe.published.epochs,
+            training = 3 * image * 2 * n_train * recipe.pretrain.epochs
+            steps += [
+                Step(self._pretrained[name], partial(self._pretrain, name), training, 4),
+                Step(
+                    self._embedded[name],
+                    partial(self._embed, name),
+                    image * (n_train + n_test),
+                    4e-6 * (n_train + n_test) * width,
+                ),
+                Step(
+                    self._embedded_noisy[name],
+                    partial(self._embed_noisy, name),
+                    image * n_noisy,
+                    2e-6 * n_noisy * width,
+                ),
+            ]
+        sae = 12 * n_train * recipe.sae.epochs * width * recipe.sae.n_latents / _FLOPS
+        steps.append(Step(self._sae, self._train_sae, sae))
+        probes = 4 * n_train * width * len(self.noisy_labels.cells) * self._train.n_classes / _FLOPS
+        seconds = {
+            "measure": 4 * n_train * n_test * width / _FLOPS,
+            "tuned": probes * len(recipe.tuned.strengths()) / 2,
+            "published": probes * recipe.published.epochs,
         }
-        for features, stages in self._results.items():
-            for kind, stage in stages.items():
-                make = partial(self._make_results, kind, features)
-                steps.append(Step(stage, make, 0.02 + cost[kind] / _FLOPS, 0.1))
+        for (features, kind), stage in self._results.items():
+            steps.append(Step(stage, partial(self._make_results, features, kind), 0.02 + seconds[kind]))
         return steps
 
     def results(self) -> list[pd.DataFrame]:
-        """Tables of every result stage of this pair."""
-        stages = [stage for by_kind in self._results.values() for stage in by_kind.values()]
-        return [read_results(self._cache.folder(stage) / "results.csv") for stage in stages]
+        """The tables of every result stage."""
+        return [read_results(self._cache.folder(stage) / "results.csv") for stage in self._results.values()]
 
     def correctness(self, features: str) -> dict[tuple[str, str], np.ndarray]:
         """(protocol, condition) -> per-sample correctness of the primary endpoint, [test samples]."""
         found = {}
-        for stage in self._results[features].values():
+        for (name, _), stage in self._results.items():
             file = self._cache.folder(stage) / "correctness.safetensors"
-            if file.exists():
+            if name == features and file.exists():
                 for key, values in load_tensors(file).items():
                     protocol, _, condition = key.partition("/")
                     found[protocol, condition] = values.numpy()
         return found
 
     def release(self) -> None:
-        """Forget what was held in memory: the next pair needs the room."""
-        self._held.clear()
-        for name in ("_bank", "_outputs", "_noisy_outputs"):
-            self.__dict__.pop(name, None)
-
-    def _objective(self, name: Objective) -> PretrainSettings:
-        return self._recipe.pretrain.replace(objective=name)
-
-    def _result_stages(self, features: str) -> dict[str, Stage]:
-        """The stages whose tables make up the results of one feature set."""
-        recipe = self._recipe
-        inputs = [*self._embedded.values(), self._sae]
-        label_noise = {**recipe.label_noise.model_dump(mode="json"), "draws": recipe.n_noise, "seed": recipe.seed}
-        facts = {"features": features, "seed": self.seed, "label_noise": label_noise}
-        probed = [*inputs, *self._embedded_noisy.values()]
-        stages = {
-            "measure": Stage("measure", {"features": features, "seed": self.seed}, inputs),
-            "tuned": Stage("tuned", {**facts, **recipe.tuned.model_dump(mode="json")}, probed),
-        }
-        if recipe.published_on == "all" or features in (BASELINE, *METHODS):
-            stages["published"] = Stage("published", {**facts, **recipe.published.model_dump(mode="json")}, probed)
-        return stages
+        """Forget what is held in memory, to make room for the next pair."""
+        self.__dict__.pop("_bank", None)
 
     def _pretrain(self, name: Objective, output: Path, scratch: Path) -> None:
         trained = pretrain(
-            self._train, self._objective(name), self.seed, checkpoint=scratch, device=_device(), watch=self._watch
+            self._train,
+            self._recipe.pretrain.replace(objective=name),
+            self.seed,
+            checkpoint=scratch,
+            device=_device(),
+            watch=self._watch,
         )
         save_encoder(output / "encoder", trained.encoder)
-        pd.DataFrame(trained.history).to_csv(output / "history.csv", index=False)
+        write_table(pd.DataFrame(trained.history), output / "history.csv")
 
     def _encoder(self, name: Objective) -> Encoder:
         return load_encoder(self._cache.folder(self._pretrained[name]) / "encoder")
 
     def _embed(self, name: Objective, output: Path, scratch: Path) -> None:
         encoder = self._encoder(name)
-        for split, dataset in (("train", self._train), ("test", self._test)):
-            embed(dataset, encoder, device=_device()).save(output / split)
+        for split, data in (("train", self._train), ("test", self._test)):
+            outputs = embed_images(encoder, data.images, self._train.mean, self._train.std, device=_device())
+            FeatureSet.from_arrays(outputs, data.labels, data.ids, name=name).save(output / split)
 
     def _embed_noisy(self, name: Objective, output: Path, scratch: Path) -> None:
-        encoder, test = self._encoder(name), self._test
-        cells = self._noise_cells()
-        tensors = {}
-        for done, (level, draw) in enumerate(cells):
-            seed = noise_seed(self._recipe, draw)
-            images = add_input_noise(test.images, level, seed, kind=self._recipe.input_noise.kind)
-            outputs = embed_images(encoder, images, test.mean, test.std, device=_device())
-            tensors[f"{level:g}/{draw}"] = outputs.half()
-            self._watch.progress(done + 1, len(cells))
-        save_tensors(output / "outputs.safetensors", tensors)
-
-    def _noise_cells(self) -> list[tuple[float, int]]:
-        return [(level, draw) for level in self._recipe.input_noise.levels for draw in range(self._recipe.n_noise)]
+        encoder, kind = self._encoder(name), self._recipe.input_noise.kind
+        outputs = {}
+        for done, (level, draw) in enumerate(self._noise_cells):
+            images = add_input_noise(
+                self._test.images,
+                level,
+                noise_seed(self.seed, draw),
+                kind=kind,
+                ids=self._test.ids,
+                channel_std=self._train.std,
+            )
+            z = embed_images(encoder, images, self._train.mean, self._train.std, device=_device())
+            outputs[_cell_name(level, draw)] = z.half()
+            self._watch.progress(done + 1, len(self._noise_cells))
+        save_tensors(output / "outputs.safetensors", outputs)
 
     def _train_sae(self, output: Path, scratch: Path) -> None:
         features = FeatureSet.open(self._cache.folder(self._embedded["simclr"]) / "train")
         SparseAutoencoder.fit(features, self._recipe.sae, self.seed, watch=self._watch).save(output / "sae")
 
     @cached_property
-    def _outputs(self) -> dict[str, dict[str, Tensor]]:
-        """Clean projector outputs, {"train" | "test": {"simclr" | "ncl": [N, D]}}."""
-        folders = {name: self._cache.folder(stage) for name, stage in self._embedded.items()}
-        return {
-            split: {name: torch.from_numpy(FeatureSet.open(f / split).dense()) for name, f in folders.items()}
-            for split in ("train", "test")
-        }
-
-    @cached_property
-    def _noisy_outputs(self) -> dict[str, dict[str, Tensor]]:
-        folders = {name: self._cache.folder(stage) for name, stage in self._embedded_noisy.items()}
-        return {name: load_tensors(folder / "outputs.safetensors") for name, folder in folders.items()}
-
-    @cached_property
     def _bank(self) -> FeatureBank:
-        sae = SparseAutoencoder.load(self._cache.folder(self._sae) / "sae")
-        return FeatureBank(self._outputs["train"], self._encoder("ncl"), sae, self.seed)
-
-    def _features(self, features: str) -> tuple[Tensor, TestFeatures]:
-        """Training features, and test features with their noisy versions; those of one set are held at a time."""
-        if features not in self._held:
-            self._held.clear()
-            source = source_of(features)
-            outputs, noisy = self._outputs, self._noisy_outputs[source]
-            apply = partial(self._bank.apply, features)
-            test = TestFeatures(
-                condition=f"input-noise-{self._recipe.input_noise.kind.replace('_', '-')}",
-                labels=self._test.labels,
-                clean=apply(outputs["test"][source]),
-                noisy=[(level, draw, apply(noisy[f"{level:g}/{draw}"].float())) for level, draw in self._noise_cells()],
+        outputs = {}
+        for name in _OBJECTIVES:
+            folder = self._cache.folder(self._embedded[name])
+            noisy = load_tensors(self._cache.folder(self._embedded_noisy[name]) / "outputs.safetensors")
+            train, test = (
+                torch.from_numpy(FeatureSet.open(folder / split).dense()) for split in ("train", "test")
             )
-            self._held[features] = apply(outputs["train"][source]), test
-        return self._held[features]
+            outputs[name] = Outputs(train, test, [noisy[_cell_name(*cell)] for cell in self._noise_cells])
+        sae = SparseAutoencoder.load(self._cache.folder(self._sae) / "sae")
+        return FeatureBank(outputs, self._encoder("ncl"), sae, self.seed)
 
-    def _make_results(self, kind: str, features: str, output: Path, scratch: Path) -> None:
-        train, test = self._features(features)
-        match kind:
-            case "measure":
-                outcome = measure(train, self._train, test, self._bank if features == "sae" else None)
-            case "tuned":
-                outcome = tuned_protocol(train, self.cells, test, self._recipe.tuned)
-            case "published":
-                outcome = published_protocol(train, self.cells, test, self._recipe.published, self.seed, self._watch)
+    def _make_results(self, features: str, kind: str, output: Path, scratch: Path) -> None:
+        made = self._bank.make(features)
+        recipe, train, labels = self._recipe, made.train, self.noisy_labels
+        condition = f"input-noise-{recipe.input_noise.kind.replace('_', '-')}"
+        test = TestFeatures(condition, self._test.labels, made.test, self._noise_cells, made.noisy)
+        if kind == "measure":
+            outcome = measure(train, self._train.labels, test, self._train.n_classes)
+        elif kind == "tuned":
+            outcome = tuned_protocol(train, labels, test, recipe.tuned, self.seed)
+        else:
+            outcome = published_protocol(train, labels, test, recipe.published, self.seed, self._watch)
         facts = {
             "dataset": self._train.name,
-            "encoder": self._recipe.pretrain.encoder.backbone,
+            "encoder": recipe.pretrain.encoder.backbone,
             "features": features,
             "encoder_seed": self.seed,
         }
         write_table(rows(facts, outcome.rows), output / "results.csv")
         if features in (BASELINE, *METHODS) and outcome.correctness:
-            tensors = {f"{protocol}/{condition}": v for (protocol, condition), v in outcome.correctness.items()}
+            tensors = {"/".join(key): values for key, values in outcome.correctness.items()}
             save_tensors(output / "correctness.safetensors", tensors)
+
+
+def forward_flops(settings: PretrainSettings, data: ImageDataset) -> float:
+    """Floating-point operations of one image through the encoder."""
+    encoder = build_encoder(settings.encoder, data.images.shape[1], 0).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        encoder(data.images[:1].float())
+    return float(counter.get_total_flops())
+
+
+def _facts(recipe: Recipe, objective: Objective) -> dict[str, object]:
+    """The pretraining settings that matter for one objective, so that changing NCL's alone keeps SimCLR."""
+    settings = recipe.pretrain.replace(objective=objective)
+    of_ncl = {"nonlinearity", "nonnegative_on", "minus_mean_abs"} if objective == "simclr" else set()
+    return settings.model_dump(mode="json", exclude=of_ncl)
+
+
+def _cell_name(level: float, draw: int) -> str:
+    return f"{level:g}/{draw}"
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,8 +4,9 @@ Each set is a transform, fitted on training outputs, of the projector output of 
 extends to any test image, noisy ones included.
 """
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
@@ -18,50 +19,64 @@ from monosem.robust import controls
 from monosem.robust.controls import Transform
 from monosem.sparse.sae import SparseAutoencoder
 
-_BY_METHOD = ("rotated", "spectrum-of", "pca-l0-of", "pca-dim-of", "random-topk-like")
+_IMITATIONS = ("rotated", "spectrum-of", "pca-l0-of", "pca-dim-of", "random-topk-like")
+"""Controls that exist once for each method, named `control-method`."""
 
 FEATURE_SETS = (
     BASELINE,
     *METHODS,
     "relu",
     "crelu",
-    *(f"{control}-{method}" for control in _BY_METHOD for method in METHODS),
+    *(f"{control}-{method}" for control in _IMITATIONS for method in METHODS),
     "ncl-before-relu",
     "sae-reconstruction",
 )
 """The baseline, the methods, then the controls."""
 
 
-def source_of(name: str) -> str:
-    """Which encoder of the pair, "simclr" or "ncl", the feature set `name` is computed from."""
-    return "ncl" if name in ("ncl", "rotated-ncl", "ncl-before-relu") else "simclr"
+@dataclass(frozen=True)
+class Outputs:
+    """Projector outputs of one encoder: training images [N, D], test images [M, D], noisy test images."""
+
+    train: Tensor
+    test: Tensor
+    noisy: Sequence[Tensor]
 
 
 class FeatureBank:
-    """Transforms of one pair, fitted when first asked for.
+    """Makes any feature set of one pair; what is fitted is fitted once.
 
     Args:
-        outputs: projector outputs on the training images, {"simclr": [N, D], "ncl": [N, D]}.
+        outputs: of both encoders, {"simclr": ..., "ncl": ...}.
         ncl: the NCL encoder, for its non-negative form.
         sae: the sparse autoencoder trained on the SimCLR outputs.
         seed: of the random rotations and dictionaries.
     """
 
-    def __init__(self, outputs: Mapping[str, Tensor], ncl: Encoder, sae: SparseAutoencoder, seed: int) -> None:
+    def __init__(
+        self, outputs: Mapping[str, Outputs], ncl: Encoder, sae: SparseAutoencoder, seed: int
+    ) -> None:
         self._outputs = outputs
         self._ncl = ncl
         self._sae = sae
         self._seed = seed
-        self.transform = cache(self._fit)
-        self._method_features = cache(lambda method: self.transform(method)(outputs[source_of(method)]))
+        self._transform = cache(self._fit)
+        self._of_method = cache(lambda method: self._transform(method)(self._source(method).train))
+        self.make = lru_cache(maxsize=1)(self._make)
+        """The feature set of a name, float32 [., D'], for the training, test and noisy test images."""
 
-    @torch.inference_mode()
-    def apply(self, name: str, outputs: Tensor) -> Tensor:
-        """The feature set `name` of projector outputs [N, D] of its encoder: float32 [N, D']."""
-        return self.transform(name)(outputs)
+    @torch.no_grad()
+    def _make(self, name: str) -> Outputs:
+        source, transform = self._source(name), self._transform(name)
+        return Outputs(
+            transform(source.train), transform(source.test), [transform(z.float()) for z in source.noisy]
+        )
+
+    def _source(self, name: str) -> Outputs:
+        return self._outputs["ncl" if name in ("ncl", "rotated-ncl", "ncl-before-relu") else "simclr"]
 
     def _fit(self, name: str) -> Transform:
-        dense = self._outputs["simclr"]
+        dense = self._outputs["simclr"].train
         fixed: dict[str, Transform] = {
             BASELINE: _identity,
             "ncl": self._ncl.features,
@@ -74,22 +89,22 @@ class FeatureBank:
         if name in fixed:
             return fixed[name]
         control, _, method = name.rpartition("-")
-        features = self._method_features(method)
+        features = self._of_method(method)
+        width = features.shape[1]
         seed = stream_seed(self._seed, "control", name)
         match control:
             case "rotated":
-                rotate, method_transform = controls.rotation(features.shape[1], seed), self.transform(method)
-                return lambda z: rotate(method_transform(z))
+                rotate, unrotated = controls.rotation(width, seed), self._transform(method)
+                return lambda z: rotate(unrotated(z))
             case "spectrum-of":
                 return controls.spectrum_matched(dense, features)
             case "pca-l0-of":
-                return controls.pca(dense, _at_most(dense.shape[1], float(l0(features))))
+                return controls.pca(dense, _between(1, l0(features), dense.shape[1]))
             case "pca-dim-of":
-                return controls.pca(dense, _at_most(dense.shape[1], float(effective_dimension(features))))
+                return controls.pca(dense, _between(1, effective_dimension(features), dense.shape[1]))
             case "random-topk-like":
-                width = features.shape[1]
-                k = _at_most(width, float(l0(features)))
-                return controls.random_topk(dense.shape[1], width, k, seed, dense.mean(dim=0))
+                k = _between(1, l0(features), width)
+                return controls.random_topk(dense.mean(dim=0), width, k, seed)
         raise KeyError(name)
 
 
@@ -97,5 +112,5 @@ def _identity(outputs: Tensor) -> Tensor:
     return outputs
 
 
-def _at_most(limit: int, wanted: float) -> int:
-    return max(1, min(limit, round(wanted)))
+def _between(low: int, wanted: float, high: int) -> int:
+    return max(low, min(high, round(wanted)))

@@ -1,66 +1,50 @@
-"""One feature set against every corruption and noise draw, under one protocol: rows of accuracy and more."""
+"""One feature set against every corruption and noise draw, under each protocol: rows of accuracy and more.
 
-from collections.abc import Iterator, Sequence
+Cell 0 is always clean; the primary endpoint is the mean over the other cells.
+"""
+
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from monosem.core.progress import SILENT, Watch
+from monosem.core.seeding import stream_seed
 from monosem.data.label_noise import corrupt_labels, label_signal
-from monosem.experiments.recipes import Recipe
+from monosem.experiments.recipes import LabelNoiseGrid
 from monosem.measures.consistency import matched_monosemanticity, native_monosemanticity
 from monosem.measures.geometry import active_dimensions, effective_dimension, knn_accuracy, l0
-from monosem.robust.probe import train_probes
-from monosem.robust.ridge import RidgePath
+from monosem.robust.probe import LinearProbes, ProbeSettings, train_probes
+from monosem.robust.ridge import RidgeFits, RidgePath, RidgeSettings
 
 Row = dict[str, Any]
+Cell = tuple[float, int]
+"""(level, number of the noise draw)."""
 
 
 @dataclass(frozen=True)
-class LabelCells:
-    """Noisy training labels of a recipe: cell 0 is clean, then every level with every noise draw.
-
-    `labels` and `flipped` are [P, N]; `levels` and `noise_seeds` name the P cells.
-    """
+class NoisyLabels:
+    """Training labels under every cell of label noise: `labels` and `flipped` are [P, N], cell 0 is clean."""
 
     condition: str
-    levels: tuple[float, ...]
-    noise_seeds: tuple[int, ...]
+    cells: tuple[Cell, ...]
     labels: Tensor
     flipped: Tensor
     signal: tuple[float, ...]
-
-
-def label_cells(labels: Tensor, n_classes: int, grid: LabelNoiseGrid, draws: int, seed: int) -> LabelCells:
-    """Every noisy version of the training labels [N] that `grid` asks for; all feature sets of a pair share it."""
-    cells = [(0.0, 0)] + [(level, draw) for level in grid.levels for draw in range(draws)]
-    noisy = [corrupt_labels(labels, level, noise_seed(seed, draw), n_classes, kind=grid.kind) for level, draw in cells]
-    return LabelCells(
-        condition=f"label-noise-{grid.kind.replace('_', '-')}",
-        levels=tuple(level for level, _ in cells),
-        noise_seeds=tuple(draw for _, draw in cells),
-        labels=torch.stack([cell.labels for cell in noisy]),
-        flipped=torch.stack([cell.flipped for cell in noisy]),
-        signal=tuple(label_signal(level, n_classes, grid.kind) for level, _ in cells),
-    )
-
-
-def noise_seed(seed: int, draw: int) -> int:
-    """The seed of one noise draw of one encoder pair: pairs are independent, so their noise is too."""
-    return stream_seed(seed, "noise", draw)
+    n_classes: int
 
 
 @dataclass(frozen=True)
 class TestFeatures:
-    """Features of the test images: clean [M, D], and under each cell of input noise."""
+    """Features of the test images, labels [M]: `clean` [M, D], and under every cell of input noise."""
 
     condition: str
     labels: Tensor
     clean: Tensor
-    noisy: Sequence[tuple[float, int, Tensor]]
+    cells: tuple[Cell, ...]
+    noisy: Sequence[Tensor]
 
 
 @dataclass(frozen=True)
@@ -71,19 +55,158 @@ class Outcome:
     correctness: dict[tuple[str, str], Tensor]
 
 
+def noise_cells(levels: Iterable[float], draws: int) -> tuple[Cell, ...]:
+    """Every level with every noise draw."""
+    return tuple((level, draw) for level in levels for draw in range(draws))
+
+
+def noise_seed(seed: int, draw: int) -> int:
+    """The seed of one noise draw of one encoder pair: pairs are independent, so their noise is too."""
+    return stream_seed(seed, "noise", draw)
+
+
+def corrupt(labels: Tensor, n_classes: int, grid: LabelNoiseGrid, draws: int, seed: int) -> NoisyLabels:
+    """Every noisy version of the training labels [N] that `grid` asks for; all feature sets of a pair share it."""
+    cells = ((0.0, 0), *noise_cells(grid.levels, draws))
+    noisy = [
+        corrupt_labels(labels, level, noise_seed(seed, draw), n_classes, kind=grid.kind)
+        for level, draw in cells
+    ]
+    return NoisyLabels(
+        condition=f"label-noise-{grid.kind.replace('_', '-')}",
+        cells=cells,
+        labels=torch.stack([one.labels for one in noisy]),
+        flipped=torch.stack([one.flipped for one in noisy]),
+        signal=tuple(label_signal(level, n_classes, grid.kind) for level, _ in cells),
+        n_classes=n_classes,
+    )
+
+
 def published_protocol(
-    train: Tensor, cells: LabelCells, test: TestFeatures, recipe: Recipe, seed: int, watch: Watch = SILENT
+    train: Tensor,
+    noisy: NoisyLabels,
+    test: TestFeatures,
+    settings: ProbeSettings,
+    seed: int,
+    watch: Watch = SILENT,
 ) -> Outcome:
     """The paper's protocol: gradient-trained probes with fixed settings, all cells as one batched problem."""
-    probes = train_probes(train, cells.labels, _n_classes(cells), recipe.published, seed, watch)
-    fits = probes.predict(train)
-    noisy = [(level, draw, probes[0].predict(features)[0]) for level, draw, features in test.noisy]
-    return _outcome("published", cells, fits, probes.predict(test.clean), test, noisy, {})
+    probes = train_probes(train, noisy.labels, noisy.n_classes, settings, seed, watch)
+    clean = LinearProbes(probes.weight[:1], probes.bias[:1], probes.center)
+    on_noisy_inputs = [clean.predict(features)[0] for features in test.noisy]
+    return _outcome(
+        "published", noisy, test, probes.predict(train), probes.predict(test.clean), on_noisy_inputs
+    )
 
 
-def tuned_protocol(train: Tensor, cells: LabelCells, test: TestFeatures, recipe: Recipe) -> Outcome:
-    """Ridge probes: *tuned* by leave-one-out on the noisy labels, and *oracle* by the clean test labels.
+def tuned_protocol(
+    train: Tensor, noisy: NoisyLabels, test: TestFeatures, settings: RidgeSettings, seed: int
+) -> Outcome:
+    """Ridge probes, the strength chosen twice for every cell: *tuned* and *oracle*.
 
-    The oracle is the best of the grid on the very test samples it is scored on: an upper bound nobody can have.
+    Tuned takes the least leave-one-out error on the noisy labels. The oracle takes the best accuracy on the very
+    test samples it is scored on: an upper bound nobody can have.
     """
-    raise NotImplementedError
+    path = RidgePath.fit(train)
+    fits = path.solve(noisy.labels, noisy.n_classes, settings, seed)
+    clean = path.solve(noisy.labels[:1], noisy.n_classes, settings, seed)
+    tuned, oracle = fits.tuned(), fits.oracle(test.clean, test.labels)
+    outcomes = []
+    for protocol, choice, choices_on_noisy_inputs in (
+        ("tuned", tuned, [clean.tuned()] * len(test.noisy)),
+        ("oracle", oracle, [clean.oracle(features, test.labels) for features in test.noisy]),
+    ):
+        probes = fits.probes(choice)
+        on_noisy_inputs = [
+            clean.probes(chosen).predict(features)[0]
+            for chosen, features in zip(choices_on_noisy_inputs, test.noisy, strict=True)
+        ]
+        outcomes.append(
+            _outcome(
+                protocol, noisy, test, probes.predict(train), probes.predict(test.clean), on_noisy_inputs
+            )
+        )
+    rows = [row for outcome in outcomes for row in outcome.rows] + _choices(noisy, fits, tuned)
+    return Outcome(rows, {**outcomes[0].correctness, **outcomes[1].correctness})
+
+
+def measure(train: Tensor, train_labels: Tensor, test: TestFeatures, n_classes: int) -> Outcome:
+    """Monosemanticity, sparsity, geometry and kNN accuracy of a feature set, on the test images."""
+    values = {"dimensions": float(train.shape[1])}
+    scores = {
+        "native_monosemanticity": native_monosemanticity(test.clean, test.labels, n_classes),
+        "matched_monosemanticity": matched_monosemanticity(test.clean, test.labels, n_classes),
+    }
+    for name, score in scores.items():
+        summary = score.summary()
+        values[name] = summary["corrected_weighted"]
+        values[f"{name}_unweighted"] = summary["corrected"]
+        values[f"{name}_chance"] = summary["chance_weighted"]
+        values[f"{name}_dimensions"] = summary["n_scored"]
+    values |= {
+        "l0": l0(test.clean),
+        "active_dimensions": float(active_dimensions(test.clean)),
+        "effective_dimension": effective_dimension(test.clean),
+        "knn_accuracy": knn_accuracy(train, train_labels, test.clean, test.labels, n_classes),
+    }
+    shared = {
+        "protocol": "measured",
+        "condition": "clean",
+        "level": 0.0,
+        "noise_seed": 0,
+        "n": len(test.labels),
+    }
+    return Outcome([{**shared, "metric": name, "value": value} for name, value in values.items()], {})
+
+
+def _outcome(
+    protocol: str,
+    noisy: NoisyLabels,
+    test: TestFeatures,
+    fits: Tensor,
+    predictions: Tensor,
+    on_noisy_inputs: Sequence[Tensor],
+) -> Outcome:
+    """Score the training fits [P, N], the clean test predictions [P, M] and those on noisy inputs, [M] each."""
+    rows: list[Row] = []
+    correct = predictions == test.labels
+    for cell, (level, draw) in enumerate(noisy.cells):
+        shared = {"protocol": protocol, "condition": noisy.condition, "level": level, "noise_seed": draw}
+        rows.append({**shared, "metric": "accuracy", "value": _mean(correct[cell]), "n": len(test.labels)})
+        flipped = noisy.flipped[cell]
+        if flipped.any():
+            memorised = _mean(fits[cell][flipped] == noisy.labels[cell][flipped])
+            rows.append({**shared, "metric": "memorised", "value": memorised, "n": int(flipped.sum())})
+            rows.append({**shared, "metric": "label_signal", "value": noisy.signal[cell], "n": len(flipped)})
+    shared = {"protocol": protocol, "condition": test.condition, "metric": "accuracy", "n": len(test.labels)}
+    correct_noisy = [prediction == test.labels for prediction in on_noisy_inputs]
+    for (level, draw), right in zip(((0.0, 0), *test.cells), (correct[0], *correct_noisy), strict=True):
+        rows.append({**shared, "level": level, "noise_seed": draw, "value": _mean(right)})
+    correctness = {
+        (protocol, noisy.condition): correct[1:].float().mean(dim=0),
+        (protocol, test.condition): torch.stack(correct_noisy).float().mean(dim=0),
+    }
+    return Outcome(rows, correctness)
+
+
+def _choices(noisy: NoisyLabels, fits: RidgeFits, choice: Tensor) -> list[Row]:
+    """The chosen strengths, and whether a wider grid might have given others."""
+    n = noisy.labels.shape[1]
+    rows: list[Row] = []
+    for (level, draw), strength, edge in zip(
+        noisy.cells, fits.strengths[choice], fits.at_edge(choice), strict=True
+    ):
+        shared = {
+            "protocol": "tuned",
+            "condition": noisy.condition,
+            "level": level,
+            "noise_seed": draw,
+            "n": n,
+        }
+        rows.append({**shared, "metric": "strength", "value": float(strength)})
+        rows.append({**shared, "metric": "at_edge", "value": float(edge)})
+    return rows
+
+
+def _mean(truth: Tensor) -> float:
+    return float(truth.double().mean())

@@ -1,22 +1,19 @@
 """Run a recipe from data to tables: plan its stages, make the missing ones, collect, compare, write."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 
-from monosem.core.artifacts import load_tensors, write_text_atomic
 from monosem.core.progress import TimedWatch
 from monosem.core.run_folder import RunFolder
 from monosem.data.datasets import ImageDataset, load_dataset
 from monosem.experiments.comparisons import Correctness, compare
 from monosem.experiments.encoder_pair import EncoderPair, Step
-from monosem.experiments.grid import label_cells
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, write_table
 from monosem.experiments.stage_cache import StageCache
@@ -46,16 +43,18 @@ class Reading:
 class RunWatch(TimedWatch):
     """Turns the progress of single stages into that of the whole run, and pauses it when time is up."""
 
-    def __init__(self, stop_after: float | None = None, show: Callable[[Reading], None] = lambda reading: None):
+    def __init__(
+        self, stop_after: float | None = None, show: Callable[[Reading], None] = lambda reading: None
+    ):
         super().__init__(stop_after)
         self._show = show
         self._stage = ""
         self._total = self._cached = self._before = self._current = 0.0
         self._started = time.monotonic()
 
-    def plan(self, total: float, cached: float) -> None:
-        """Expected seconds of the whole run, and of the part that is there already."""
-        self._total, self._cached, self._before = max(total, 1e-9), cached, 0.0
+    def plan(self, total: float, missing: float) -> None:
+        """Expected seconds of the whole run, and of the part that is still to be made."""
+        self._total, self._cached = max(total, 1e-9), total - missing
         self._started = time.monotonic()
 
     def begin(self, stage: str, expected: float) -> None:
@@ -71,7 +70,9 @@ class RunWatch(TimedWatch):
         left = self._total - self._cached - made
         # Early on the plan is the better guide, later the pace of this very run.
         pace = (elapsed + 30.0) / (made + 30.0)
-        self._show(Reading(self._stage, (self._cached + made) / self._total, max(left, 0.0) * pace, dict(values)))
+        self._show(
+            Reading(self._stage, (self._cached + made) / self._total, max(left, 0.0) * pace, dict(values))
+        )
 
     def notice(self, message: str) -> None:
         """Tell the user something that does not end the run."""
@@ -79,30 +80,32 @@ class RunWatch(TimedWatch):
 
 
 class Experiment:
-    """A recipe with its data loaded and its stages planned."""
+    """A recipe with its data loaded and its stages planned: for every encoder pair, (step, is it there)."""
 
     def __init__(self, request: Request, watch: RunWatch) -> None:
-        self.request = request
-        self.watch = watch
-        self.train, self.test = load_dataset(request.recipe.data)
+        recipe = request.recipe
+        self.train, self.test = load_dataset(recipe.data)
         self.cache = StageCache(request.store, watch.notice)
-        cells = label_cells(self.train.labels, self.train.n_classes, request.recipe)
         self.pairs = [
-            EncoderPair(request.recipe, self.train, self.test, cells, self.cache, watch, index)
-            for index in range(request.recipe.n_encoders)
+            EncoderPair(recipe, self.train, self.test, self.cache, watch, index)
+            for index in range(recipe.n_encoders)
         ]
+        self.plan = [[(step, self.cache.has(step.stage)) for step in pair.steps()] for pair in self.pairs]
 
-    def steps(self) -> Iterable[tuple[EncoderPair, Step]]:
-        """Every step in the order of work: one encoder pair after the other."""
-        for pair in self.pairs:
-            for step in pair.steps:
-                yield pair, step
+    def missing(self) -> list[Step]:
+        """The steps that are still to be made."""
+        return [step for steps in self.plan for step, is_there in steps if not is_there]
 
-    def tell_dead_levels(self) -> None:
-        """Say which label noise rates leave no signal to learn from."""
-        cells = self.pairs[0].cells
-        for level in sorted({level for level, signal in zip(cells.levels, cells.signal, strict=True) if signal <= 1e-9}):
-            self.watch.notice(f"{cells.condition} at {level:g} leaves no signal: chance is the best any probe can do")
+    def expected_seconds(self) -> float:
+        """What the whole run would take from nothing."""
+        return sum(step.seconds for steps in self.plan for step, _ in steps)
+
+    def levels_without_signal(self) -> list[float]:
+        """Label noise rates that leave nothing to learn from."""
+        noisy = self.pairs[0].noisy_labels
+        return sorted(
+            {lv for (lv, _), signal in zip(noisy.cells, noisy.signal, strict=True) if abs(signal) < 1e-9}
+        )
 
 
 def run_recipe(request: Request, watch: RunWatch) -> None:
@@ -113,25 +116,26 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
         Paused: the time is up; the same request goes on where this one stopped.
     """
     started = time.monotonic()
-    folder = RunFolder.claim(request.out, request.recipe.model_dump(mode="json"), request.command)
     experiment = Experiment(request, watch)
-    steps = [(pair, step, experiment.cache.has(step.stage)) for pair, step in experiment.steps()]
-    watch.plan(sum(s.seconds for _, s, _ in steps), sum(s.seconds for _, s, cached in steps if cached))
-    experiment.tell_dead_levels()
-    for pair, step, cached in steps:
-        if not cached:
-            watch.check()
-            watch.begin(f"encoder pair {pair.index + 1}/{len(experiment.pairs)}, {step.stage.name}", step.seconds)
-        experiment.cache.run(step.stage, step.make)
-        pair.release(step)
+    folder = RunFolder.claim(request.out, request.recipe.model_dump(mode="json"), request.command)
+    watch.plan(experiment.expected_seconds(), sum(step.seconds for step in experiment.missing()))
+    for level in experiment.levels_without_signal():
+        watch.notice(f"label noise at {level:g} leaves no signal: no probe can beat chance there")
+    for pair, steps in zip(experiment.pairs, experiment.plan, strict=True):
+        for step, is_there in steps:
+            if not is_there:
+                watch.check()
+                watch.begin(f"pair {pair.index + 1}/{len(experiment.pairs)} {step.stage.name}", step.seconds)
+            experiment.cache.run(step.stage, step.make)
+        pair.release()
     results = pd.concat([table for pair in experiment.pairs for table in pair.results()], ignore_index=True)
-    write_table(results, request.out / "results.csv")
     comparisons = compare(results, request.recipe.margin, _correctness(experiment.pairs))
+    write_table(results, request.out / "results.csv")
     write_table(comparisons, request.out / "comparisons.csv")
     folder.write_manifest(
         complete=True,
         command=request.command,
-        data=[_describe(dataset, split) for dataset, split in ((experiment.train, "train"), (experiment.test, "test"))],
+        data=[_describe(experiment.train, "train"), _describe(experiment.test, "test")],
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=_by_kind(experiment.cache.wall_seconds),
     )
@@ -140,13 +144,16 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
 def dry_run_lines(request: Request) -> list[str]:
     """The stages of a run, which of them are there, and the time and disk the others are expected to take."""
     experiment = Experiment(request, RunWatch())
-    steps = [(pair, step, experiment.cache.has(step.stage)) for pair, step in experiment.steps()]
-    lines = [f"{'cached' if cached else f'{step.seconds:5.0f} s':>8}  {step.stage.key}" for _, step, cached in steps]
-    missing = [step for _, step, cached in steps if not cached]
-    seconds, megabytes = sum(s.seconds for s in missing), sum(s.megabytes for s in missing)
+    lines = [
+        f"{'cached' if is_there else f'{step.seconds:.0f} s':>8}  {step.stage.key}"
+        for steps in experiment.plan
+        for step, is_there in steps
+    ]
+    missing = experiment.missing()
+    minutes, megabytes = sum(step.seconds for step in missing) / 60, sum(step.megabytes for step in missing)
     lines.append(
-        f"{len(steps)} stages, {len(steps) - len(missing)} cached; the others take about"
-        f" {seconds / 60:.1f} min and {megabytes:.0f} MB under {request.store}; results go to {request.out}"
+        f"{len(lines)} stages, {len(lines) - len(missing)} cached; the others take about {minutes:.1f} min and"
+        f" {megabytes:.0f} MB under {request.store}; results go to {request.out}"
     )
     return lines
 

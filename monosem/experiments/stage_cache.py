@@ -11,7 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monosem.core.artifacts import atomic_folder, fingerprint_json, read_json, verify_folder, write_json_atomic
+from monosem.core.artifacts import (
+    atomic_folder,
+    fingerprint_json,
+    read_json,
+    verify_folder,
+    write_json_atomic,
+)
 from monosem.core.errors import InputError
 
 
@@ -78,8 +84,12 @@ class StageCache:
                 seconds = round(time.monotonic() - started, 3)
                 write_json_atomic(
                     draft / "stage.json",
-                    {"stage": stage.key, "settings": stage.settings, "inputs": [i.key for i in stage.inputs],
-                     "wall_seconds": seconds},
+                    {
+                        "stage": stage.key,
+                        "settings": stage.settings,
+                        "inputs": [i.key for i in stage.inputs],
+                        "wall_seconds": seconds,
+                    },
                 )
             shutil.rmtree(scratch, ignore_errors=True)
             self._verified.add(stage.key)

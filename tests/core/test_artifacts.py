@@ -1,10 +1,10 @@
 import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from monosem.core import artifacts
 from monosem.core.artifacts import (
     atomic_folder,
     fingerprint_arrays,
@@ -61,7 +61,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(artifacts.os, "replace", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(MonosemError, match="disk is full") as caught:
         write_text_atomic(tmp_path / "summary.md", "text")
     assert caught.value.exit_code == 1
