@@ -1,3 +1,37 @@
-"""Do monosemantic features make a model more robust? Measure it honestly, and ship what wins."""
+"""Do monosemantic features make a model more robust? Measure it honestly, and ship what wins.
+
+The public names below are imported when first used, so `import monosem` alone costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "FeatureSet": "monosem.data.feature_set",
+    "RidgePath": "monosem.robust.ridge",
+    "SparseAutoencoder": "monosem.sparse.sae",
+    "compare": "monosem.experiments.comparisons",
+    "corrupt_labels": "monosem.data.label_noise",
+    "effective_dimension": "monosem.measures.geometry",
+    "embed_images": "monosem.encoders.embed",
+    "load_dataset": "monosem.data.datasets",
+    "load_recipe": "monosem.experiments.recipes",
+    "matched_monosemanticity": "monosem.measures.consistency",
+    "native_monosemanticity": "monosem.measures.consistency",
+    "pretrain": "monosem.encoders.pretrain",
+    "train_probes": "monosem.robust.probe",
+}
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'monosem' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -70,16 +70,16 @@ def run(
 @app.command("list")
 def list_recipes() -> None:
     """List the recipes that come with monosem."""
-    from monosem.experiments.recipes import load_recipe, shipped_recipes
+    from monosem.experiments.recipe_files import recipe_titles
 
-    for name in shipped_recipes():
-        print(f"{name:18} {load_recipe(name).title}")
+    for name, title in recipe_titles().items():
+        print(f"{name:18} {title}")
 
 
 @app.command()
 def show(recipe: Annotated[str, typer.Argument(help="A name from `monosem list`, or a .yaml file.")]) -> None:
     """Print a recipe, to read or to save and change."""
-    from monosem.experiments.recipes import recipe_source
+    from monosem.experiments.recipe_files import recipe_source
 
     print(recipe_source(recipe), end="")
 

@@ -1,21 +1,17 @@
-"""What a recipe says, and where the recipes shipped with the package lie."""
+"""What a recipe says: every setting of an experiment, validated."""
 
 from collections.abc import Iterable
-from importlib.resources import files
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from monosem.core.errors import InputError
 from monosem.core.settings import Settings, parse, read_yaml_mapping, with_overrides
 from monosem.data.datasets import DatasetSettings
 from monosem.encoders.pretrain import PretrainSettings
+from monosem.experiments.recipe_files import recipe_source
 from monosem.robust.probe import ProbeSettings
 from monosem.robust.ridge import RidgeSettings
 from monosem.sparse.sae import SAESettings
-
-SHIPPED = files("monosem") / "recipes"
 
 
 class LabelNoiseGrid(Settings):
@@ -69,27 +65,6 @@ class Recipe(Settings):
     input_noise: InputNoiseGrid = InputNoiseGrid()
     margin: float = Field(0.01, gt=0)
     """A difference whose interval lies within +-margin (accuracy, 0.01 is one point) is a tie."""
-
-
-def shipped_recipes() -> list[str]:
-    """Names of the recipes in the package."""
-    return sorted(Path(entry.name).stem for entry in SHIPPED.iterdir() if entry.name.endswith(".yaml"))
-
-
-def recipe_source(name: str) -> str:
-    """The YAML of a shipped recipe, or of a file when `name` ends in .yaml.
-
-    Raises:
-        InputError: neither exists.
-    """
-    if name.endswith((".yaml", ".yml")):
-        try:
-            return Path(name).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):
-            raise InputError(f"{name}: no readable recipe file there") from None
-    if name not in shipped_recipes():
-        raise InputError(f"{name}: no recipe of this name; shipped are {', '.join(shipped_recipes())}")
-    return (SHIPPED / f"{name}.yaml").read_text(encoding="utf-8")
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
