@@ -1,0 +1,127 @@
+"""One look for every figure: colours and marks by feature set, type, axes, and how a figure becomes a file.
+
+The colours are Okabe and Ito's, told apart by colour-blind readers; marks differ in shape too. A control is
+drawn hollow, in the colour of the set it imitates.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from io import BytesIO, StringIO
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.optimize import isotonic_regression
+
+from monosem.experiments.results import BASELINE, METHODS
+from monosem.report.wording import feature_name
+
+COLOURS = {BASELINE: "#4d4d4d", "ncl": "#0072b2", "sae": "#d55e00"}
+INK, MUTED, FAINT = "#222222", "#6b6b6b", "#e6e6e6"
+WIDTH = 7.3
+"""Inches: 700 px in a browser."""
+
+_NO_METADATA = ("Date", "Creator", "Format", "Type")
+_MARKERS = {BASELINE: "o", "ncl": "s", "sae": "D"}
+
+STYLE: Any = {
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    # Text stays text: searchable, and in the font of the page it stands on.
+    "svg.fonttype": "none",
+    "svg.hashsalt": "monosem",
+    "figure.constrained_layout.w_pad": 0.08,
+    "figure.constrained_layout.h_pad": 0.08,
+}
+
+
+def new_figure(height: float, **grid: Any) -> tuple[Figure, Sequence[Axes]]:
+    """A figure of the common width, `height` in inches, and its panels from left to right."""
+    figure = Figure(figsize=(WIDTH, height), layout="constrained")
+    panels = figure.subplots(1, squeeze=False, **grid)[0]
+    return figure, list(panels)
+
+
+def marks(features: str) -> dict[str, Any]:
+    """Colour and mark of a feature set, as keywords of `Axes.plot` and `Axes.errorbar`."""
+    owner = owner_of(features)
+    colour = COLOURS[owner]
+    face = colour if features == owner else "white"
+    return {"color": colour, "marker": _MARKERS[owner], "markerfacecolor": face, "markersize": 4.5}
+
+
+def owner_of(features: str) -> str:
+    """The method or baseline a feature set is drawn as: itself, or the one a control imitates."""
+    return next((method for method in METHODS if method in features.split("-")), BASELINE)
+
+
+def interval_bar(axes: Axes, y: float, mean: float, low: float, high: float, features: str) -> None:
+    """One row of a dot plot: the mean, and its interval where it is bounded."""
+    if np.isfinite([low, high]).all():
+        axes.plot([low, high], [y, y], color=COLOURS[owner_of(features)], linewidth=1.5)
+    axes.plot([mean], [y], linestyle="none", **marks(features))
+
+
+def zero_line(axes: Axes, *, vertical: bool) -> None:
+    """The line of no difference."""
+    draw = axes.axvline if vertical else axes.axhline
+    draw(0, color=MUTED, linewidth=1, zorder=0.5)
+
+
+def label_lines(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
+    """Write each feature set's name beside the end (x, y) of its line, moved apart where two would touch."""
+    if not ends:
+        return
+    low, high = axes.get_ylim()
+    names = sorted(ends, key=lambda features: ends[features][1])
+    # Names at least a line apart and as near their lines as that allows: least squares under an order.
+    offsets = 0.075 * (high - low) * np.arange(len(names))
+    placed = isotonic_regression([ends[name][1] for name in names] - offsets).x + offsets
+    for features, y in zip(names, placed, strict=True):
+        axes.annotate(
+            feature_name(features),
+            (ends[features][0], y),
+            xytext=(7, 0),
+            textcoords="offset points",
+            va="center",
+            color=COLOURS[owner_of(features)],
+            fontweight="bold",
+            annotation_clip=False,
+        )
+
+
+def svg(figure: Figure) -> str:
+    """The figure as an SVG document, the same bytes for the same figure."""
+    stream = StringIO()
+    with rc_context(STYLE):
+        figure.savefig(stream, format="svg", metadata=dict.fromkeys(_NO_METADATA))
+    return stream.getvalue()
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG at twice the resolution of a screen."""
+    stream = BytesIO()
+    with rc_context(STYLE):
+        figure.savefig(stream, format="png", dpi=192, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def embeddable(document: str, prefix: str) -> str:
+    """The `<svg>` element of an SVG document, its ids made unique on a page by `prefix`."""
+    element = document[document.index("<svg") :]
+    element = re.sub(r'\bid="', f'id="{prefix}-', element)
+    return re.sub(r'(url\(#|href="#)', rf"\g<1>{prefix}-", element)
