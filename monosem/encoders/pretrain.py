@@ -148,7 +148,7 @@ def pretrain(
         history.append(readings.summary(settings.batch_size))
         problem = explain_collapse(
             history[-1],
-            trained_for_a_while=epoch + 1 >= min(settings.epochs, settings.warmup_epochs + 2),
+            trained_for_a_while=epoch + 1 >= settings.warmup_epochs + 2,
             non_negative=settings.objective == "ncl",
         )
         if problem is not None:

@@ -1,0 +1,109 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from monosem.core.errors import InputError, Paused
+from monosem.core.progress import SilentWatch
+from monosem.data.datasets import ImageDataset
+from monosem.encoders.backbones import Encoder, build_encoder
+from monosem.encoders.pretrain import PretrainSettings, pretrain
+
+
+class PauseAlways(SilentWatch):
+    """The time is up at the end of every epoch."""
+
+    def should_pause(self) -> bool:
+        return True
+
+
+def assert_same_bits(one: Encoder, other: Encoder) -> None:
+    for name, tensor in one.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("objective", ["simclr", "ncl"])
+def test_training_lowers_the_loss_below_chance_with_dimensions_alive(
+    objective: str, few_digits: ImageDataset, tiny: PretrainSettings
+) -> None:
+    trained = pretrain(few_digits, tiny.replace(objective=objective, epochs=8), seed=0)
+    last = trained.history[-1]
+    assert len(trained.history) == 8
+    assert last["chance"] == pytest.approx(math.log(127))
+    assert last["loss"] < 0.85 * last["chance"]
+    assert last["dead_share"] < 0.1
+    assert not trained.encoder.training
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "lars"])
+def test_a_run_resumed_after_every_epoch_has_the_bits_of_one_that_was_not(
+    optimizer: str, few_digits: ImageDataset, tiny: PretrainSettings, tmp_path: Path
+) -> None:
+    settings = tiny.replace(optimizer=optimizer, objective="ncl", epochs=3)
+    whole = pretrain(few_digits, settings, seed=3)
+    for _ in range(3):
+        with pytest.raises(Paused):
+            pretrain(few_digits, settings, seed=3, checkpoint=tmp_path / "state", watch=PauseAlways())
+    resumed = pretrain(few_digits, settings, seed=3, checkpoint=tmp_path / "state")
+    assert_same_bits(whole.encoder, resumed.encoder)
+    assert resumed.history == whole.history
+
+
+def test_a_checkpoint_of_other_settings_or_seed_is_refused(
+    few_digits: ImageDataset, tiny: PretrainSettings, tmp_path: Path
+) -> None:
+    with pytest.raises(Paused):
+        pretrain(few_digits, tiny, seed=0, checkpoint=tmp_path / "state", watch=PauseAlways())
+    for settings, seed in [(tiny, 1), (tiny.replace(temperature=0.3), 0)]:
+        with pytest.raises(InputError, match="other settings, seed or data"):
+            pretrain(few_digits, settings, seed=seed, checkpoint=tmp_path / "state")
+
+
+def test_labels_do_not_reach_the_weights_and_seeds_do(
+    few_digits: ImageDataset, tiny: PretrainSettings
+) -> None:
+    settings = tiny.replace(epochs=1)
+    shuffled = few_digits.labels[torch.randperm(256, generator=torch.Generator().manual_seed(0))]
+    one = pretrain(few_digits, settings, seed=0)
+    other = pretrain(replace(few_digits, labels=shuffled), settings, seed=0)
+    assert_same_bits(one.encoder, other.encoder)
+    third = pretrain(few_digits, settings, seed=1)
+    assert not torch.equal(one.encoder.projector[0].weight, third.encoder.projector[0].weight)
+
+
+def test_neither_global_generator_nor_initial_weights_are_touched(
+    few_digits: ImageDataset, tiny: PretrainSettings
+) -> None:
+    state = torch.get_rng_state()
+    trained = pretrain(few_digits, tiny.replace(epochs=1, lr_per_256=1e-12), seed=0)
+    assert torch.equal(torch.get_rng_state(), state)
+    start = build_encoder(tiny.encoder, 1, seed=0)
+    torch.testing.assert_close(trained.encoder.projector[0].weight, start.projector[0].weight)
+
+
+def test_a_run_that_really_collapses_says_so_and_what_to_change(
+    few_digits: ImageDataset, tiny: PretrainSettings
+) -> None:
+    # With exp one dimension soon holds all of every image's features, and no gradient leads back.
+    settings = tiny.replace(objective="ncl", nonlinearity="exp", nonnegative_on="raw", lr_per_256=1.0)
+    with pytest.raises(
+        InputError, match=r"ncl, epoch 3: the loss .* is still at chance .* use nonlinearity rep_relu"
+    ):
+        pretrain(few_digits, settings, seed=0)
+
+
+def test_a_batch_larger_than_the_data_is_refused(few_digits: ImageDataset, tiny: PretrainSettings) -> None:
+    with pytest.raises(InputError, match="batch_size 512"):
+        pretrain(few_digits, tiny.replace(batch_size=512), seed=0)
+
+
+def test_bf16_on_the_cpu_follows_float32(few_digits: ImageDataset, tiny: PretrainSettings) -> None:
+    settings = tiny.replace(objective="ncl")
+    exact, rounded = (
+        pretrain(few_digits, settings.replace(precision=precision), seed=0).history
+        for precision in ("fp32", "bf16")
+    )
+    assert rounded != exact
+    assert [epoch["loss"] for epoch in rounded] == pytest.approx([epoch["loss"] for epoch in exact], rel=0.05)
