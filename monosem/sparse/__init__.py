@@ -1,0 +1,1 @@
+"""Floor 4: dense features into sparse, monosemantic codes."""
