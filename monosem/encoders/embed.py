@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 from monosem.core.errors import InputError
+from monosem.data.datasets import ImageDataset
+from monosem.data.feature_set import FeatureSet
 from monosem.encoders.backbones import Encoder
 
 Layer = Literal["projector", "backbone"]
@@ -52,3 +54,24 @@ def embed_images(
         blocks.append(_LAYERS[layer](encoder, inputs).cpu())
     encoder.to(home).train(was_training)
     return torch.cat(blocks)
+
+
+def embed(
+    dataset: ImageDataset,
+    encoder: Encoder,
+    *,
+    layer: Layer = "projector",
+    batch_size: int = 512,
+    device: torch.device | str = "cpu",
+) -> FeatureSet:
+    """The features of a data set, with its labels and ids; see `embed_images`."""
+    features = embed_images(
+        encoder,
+        dataset.images,
+        dataset.mean,
+        dataset.std,
+        layer=layer,
+        batch_size=batch_size,
+        device=device,
+    )
+    return FeatureSet.from_arrays(features, dataset.labels, dataset.ids, name=dataset.name)
