@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 
 from monosem import __version__
@@ -172,19 +171,19 @@ def _exit_code(arguments: list[str], debug: bool) -> int:
     except Paused as paused:
         print(paused, file=sys.stderr)
         return paused.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
         return INTERRUPTED_EXIT_CODE
     except Exception as error:
         if debug:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
-        return 2 if isinstance(error, click.UsageError) else getattr(error, "exit_code", 1)
+        return getattr(error, "exit_code", 1)
     return outcome if isinstance(outcome, int) else 0
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, click.ClickException):
+    if hasattr(error, "format_message"):  # a usage error of the command line's own
         return f"{error.format_message().rstrip('.')}; see monosem --help"
     if isinstance(error, MonosemError):
         return " ".join(str(error).split())

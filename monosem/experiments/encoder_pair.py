@@ -37,7 +37,7 @@ from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, read_results, rows, write_table
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.sparse.sae import SparseAutoencoder
-from monosem.sparse.train import fvu
+from monosem.sparse.train import fit, fvu
 
 Objective = Literal["simclr", "ncl"]
 
@@ -152,7 +152,7 @@ class EncoderPair:
                     2e-6 * n_noisy * width,
                 ),
             ]
-        sae = 12 * n_train * recipe.sae.epochs * width * recipe.sae.n_latents / _FLOPS
+        sae = 12 * n_train * recipe.sae.epochs * width * (recipe.sae.n_latents or width) / _FLOPS
         steps.append(Step(self._sae, self._train_sae, sae))
         probes = 4 * n_train * width * len(self.noisy_labels.cells) * self._train.n_classes / _FLOPS
         seconds = {
@@ -223,7 +223,8 @@ class EncoderPair:
 
     def _train_sae(self, output: Path, scratch: Path) -> None:
         features = FeatureSet.open(self._cache.folder(self._embedded["simclr"]) / "train")
-        SparseAutoencoder.fit(features, self._recipe.sae, self.seed, watch=self._watch).save(output / "sae")
+        sae = fit(features.dense(), self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
+        sae.save(output / "sae")
 
     @cached_property
     def _bank(self) -> FeatureBank:
@@ -238,6 +239,11 @@ class EncoderPair:
         sae = SparseAutoencoder.load(self._cache.folder(self._sae) / "sae")
         return FeatureBank(outputs, self._encoder("ncl"), sae, self.seed)
 
+    def _fvu(self) -> float:
+        """Fraction of variance of the SimCLR features of the test images that the SAE does not explain."""
+        dense = self._bank.make(BASELINE)
+        return fvu(self._bank.sae, dense.test, dense.train.mean(dim=0))
+
     def _make_results(self, features: str, kind: str, output: Path, scratch: Path) -> None:
         made = self._bank.make(features)
         recipe, train, labels = self._recipe, made.train, self.noisy_labels
@@ -245,6 +251,8 @@ class EncoderPair:
         test = TestFeatures(condition, self._test.labels, made.test, self._noise_cells, made.noisy)
         if kind == "measure":
             outcome = measure(train, self._train.labels, test, self._train.n_classes)
+            if features == "sae":
+                outcome.rows.append({**outcome.rows[0], "metric": "fvu", "value": self._fvu()})
         elif kind == "tuned":
             outcome = tuned_protocol(train, labels, test, recipe.tuned, self.seed)
         else:

@@ -58,7 +58,7 @@ class FeatureBank:
     ) -> None:
         self._outputs = outputs
         self._ncl = ncl
-        self._sae = sae
+        self.sae = sae
         self._seed = seed
         self._transform = cache(self._fit)
         self._of_method = cache(lambda method: self._transform(method)(self._source(method).train))
@@ -80,11 +80,11 @@ class FeatureBank:
         fixed: dict[str, Transform] = {
             BASELINE: _identity,
             "ncl": self._ncl.features,
-            "sae": self._sae.encode,
+            "sae": self.sae.encode,
             "relu": controls.relu,
             "crelu": controls.crelu,
             "ncl-before-relu": _identity,
-            "sae-reconstruction": lambda z: self._sae.decode(self._sae.encode(z)),
+            "sae-reconstruction": lambda z: self.sae.decode(self.sae.encode(z)),
         }
         if name in fixed:
             return fixed[name]
