@@ -191,7 +191,7 @@ def _load_folder(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]
     train, test, class_names = read_image_folder(root, settings.image_size, skip_bad)
     splits = [
         ImageDataset.from_arrays(
-            name=root.name,
+            name=root.resolve().name,
             images=part.images,
             labels=part.labels,
             ids=first_id + part.positions,

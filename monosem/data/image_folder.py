@@ -50,6 +50,9 @@ def read_image_folder(
         if name not in class_names:
             raise InputError(f"{test_folder / name}: no class of this name in {root / 'train'}")
     train = _read_split(root, root / "train", class_names, image_size, skip_bad)
+    for label, name in enumerate(class_names):
+        if label not in train.labels:
+            raise InputError(f"{root / 'train' / name}: holds no images; fill it or remove it")
     test = _read_split(root, test_folder, class_names, image_size, skip_bad)
     return train, test, class_names
 

@@ -1,0 +1,142 @@
+"""Data sets as the rest of the library meets them."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from monosem.core.errors import InputError
+from monosem.core.settings import parse
+from monosem.data import datasets
+from monosem.data.cifar import CifarArrays
+from monosem.data.datasets import DatasetSettings, ImageDataset, load_dataset
+
+
+def digits(**changes: Any) -> tuple[ImageDataset, ImageDataset]:
+    return load_dataset(DatasetSettings(name="digits", **changes))
+
+
+def test_digits_are_sklearns_images_split_once_and_for_all() -> None:
+    train, test = digits()
+    assert (len(train), len(test)) == (1197, 600)
+    source = load_digits()
+    for split in (train, test):
+        assert split.images.dtype == torch.uint8
+        assert split.images.shape[1:] == (1, 8, 8)
+        rows = split.ids.numpy()
+        np.testing.assert_array_equal(split.labels.numpy(), source.target[rows])
+        np.testing.assert_array_equal(np.rint(split.images[:, 0].numpy() * (16 / 255)), source.images[rows])
+    assert sorted([*train.ids.tolist(), *test.ids.tolist()]) == list(range(1797))
+    assert train.n_classes == 10
+    shares = torch.bincount(test.labels) / torch.bincount(torch.from_numpy(source.target))
+    assert (shares - 600 / 1797).abs().max() < 0.01
+    # Published numbers hang on this split and on these pixels.
+    assert train.fingerprint.startswith("50e30763")
+    assert test.fingerprint.startswith("3a062105")
+
+
+def test_the_table_of_statistics_fits_the_digits() -> None:
+    train, _ = digits()
+    pixels = train.images.double() / 255
+    assert train.mean == pytest.approx((float(pixels.mean()),), abs=5e-5)
+    assert train.std == pytest.approx((float(pixels.std(correction=0)),), abs=5e-5)
+
+
+def test_limits_keep_a_fixed_stratified_subset() -> None:
+    train, test = digits(train_limit=100, test_limit=50)
+    assert (len(train), len(test)) == (100, 50)
+    assert torch.bincount(train.labels).tolist() == [10] * 10
+    assert torch.equal(train.ids, digits(train_limit=100)[0].ids)
+    everything, _ = digits(train_limit=5000)
+    assert len(everything) == 1197
+    assert train.fingerprint != everything.fingerprint
+    place = {sample: row for row, sample in enumerate(everything.ids.tolist())}
+    rows = [place[sample] for sample in train.ids.tolist()]
+    assert torch.equal(everything.images[rows], train.images)
+
+
+def test_cifar_ids_are_unique_over_both_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (5, 3, 32, 32), dtype=np.uint8)
+    labels = np.array([0, 1, 1, 0, 1])
+    asked: list[Any] = []
+
+    def small_cifar(*arguments: Any) -> CifarArrays:
+        asked.extend(arguments)
+        return CifarArrays(images, labels, images[:3], labels[:3], ("cat", "dog"))
+
+    monkeypatch.setattr(datasets, "read_cifar", small_cifar)
+    train, test = load_dataset(DatasetSettings(name="cifar10", root="somewhere", download=True))
+    assert asked == [Path("somewhere"), datasets.CIFAR10, True]
+    assert train.ids.tolist() == [0, 1, 2, 3, 4]
+    assert test.ids.tolist() == [5, 6, 7]
+    assert train.class_names == ("cat", "dog")
+    assert train.mean == (0.4914, 0.4822, 0.4465)
+    np.testing.assert_array_equal(train.images.numpy(), images)
+
+
+def paint_folder(root: Path) -> None:
+    for split, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("apple", "pear")):
+            (root / split / name).mkdir(parents=True)
+            for number in range(count):
+                shade = 40 * label + 10 * number
+                Image.new("RGB", (10, 14), (shade, 0, 200)).save(root / split / name / f"{number}.png")
+
+
+def test_a_skipped_image_moves_no_other_samples_id(tmp_path: Path) -> None:
+    paint_folder(tmp_path)
+    settings = DatasetSettings(name="folder", root=str(tmp_path), image_size=8, on_bad_image="skip")
+    whole, test = load_dataset(settings)
+    assert whole.ids.tolist() == list(range(8))
+    assert test.ids.tolist() == [8, 9, 10, 11]
+    (tmp_path / "train/apple/1.png").write_bytes(b"broken")
+    broken, test = load_dataset(settings)
+    assert broken.skipped == ("train/apple/1.png",)
+    assert broken.ids.tolist() == [0, 2, 3, 4, 5, 6, 7]
+    assert test.ids.tolist() == [8, 9, 10, 11]
+    with pytest.raises(InputError, match=r"apple/1\.png: does not decode"):
+        load_dataset(settings.replace(on_bad_image="error"))
+
+
+def test_one_class_only_is_refused(tmp_path: Path) -> None:
+    paint_folder(tmp_path)
+    for path in tmp_path.glob("*/pear"):
+        path.rename(tmp_path / f"gone-{path.parent.name}")
+    with pytest.raises(InputError, match="all 4 training images are of one class"):
+        load_dataset(DatasetSettings(name="folder", root=str(tmp_path), image_size=8))
+
+
+def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match="set root to the folder"):
+        load_dataset(DatasetSettings(name="folder"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="data/cifar-100-python/train: no such file; set download to true"):
+        load_dataset(DatasetSettings(name="cifar100"))
+
+
+def test_a_cifar_pickle_that_runs_code_is_refused_through_the_front_door(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-100-python"
+    folder.mkdir()
+    for name in ("train", "test", "meta"):
+        (folder / name).write_bytes(pickle.dumps(print))
+    with pytest.raises(InputError, match=r"meta: refused, this pickle calls builtins\.print"):
+        load_dataset(DatasetSettings(name="cifar100", root=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"name": "mnist"},
+        {"name": "digits", "train_limit": 1},
+        {"name": "folder", "image_size": 4},
+        {"name": "folder", "on_bad_image": "ignore"},
+    ],
+)
+def test_impossible_settings_are_refused_by_name(tree: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=list(tree)[-1]):
+        parse(DatasetSettings, tree, "data")

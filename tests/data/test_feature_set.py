@@ -1,0 +1,252 @@
+"""Feature sets: round trips, blocks across shards, fingerprints, and everything that is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from monosem.core.errors import InputError
+from monosem.data import feature_writer
+from monosem.data.feature_set import FeatureSet, check_same_samples
+from monosem.data.feature_writer import FeatureSetWriter
+
+N, DIM, K = 23, 6, 3
+
+
+def some_features(seed: int = 0, dtype: Any = np.float32) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(N, DIM)).astype(dtype)
+
+
+def some_codes() -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(0)
+    return generator.integers(0, DIM, (N, K)), generator.random((N, K), dtype=np.float32)
+
+
+LABELS = np.arange(N) % 4
+IDS = np.arange(N) * 7 + 100
+
+
+def densified(indices: np.ndarray, values: np.ndarray) -> np.ndarray:
+    dense = np.zeros((len(indices), DIM), dtype=np.float32)
+    for row in range(len(indices)):
+        for index, value in zip(indices[row], values[row], strict=True):
+            dense[row, index] += value
+    return dense
+
+
+@pytest.fixture
+def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shards of a few rows, so that small sets span several."""
+    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 5 * DIM * 4)
+
+
+def in_pieces(features: np.ndarray, path: Path, rows: int) -> FeatureSet:
+    with FeatureSetWriter.to(path, DIM, "pieces") as writer:
+        for start in range(0, N, rows):
+            piece = slice(start, start + rows)
+            writer.append(features[piece], LABELS[piece], IDS[piece])
+    return FeatureSet.open(path)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+def test_dense_sets_come_back_from_disk_bit_by_bit(tmp_path: Path, dtype: Any) -> None:
+    features = some_features(dtype=dtype)
+    made = FeatureSet.from_arrays(torch.from_numpy(features), torch.from_numpy(LABELS), IDS, name="simclr")
+    made.save(tmp_path / "set")
+    opened = FeatureSet.open(tmp_path / "set")
+    for found in (made, opened):
+        assert (found.name, found.dim, len(found), found.is_sparse) == ("simclr", DIM, N, False)
+        np.testing.assert_array_equal(found.dense(), features.astype(np.float32))
+        np.testing.assert_array_equal(found.labels, LABELS)
+        np.testing.assert_array_equal(found.ids, IDS)
+        assert found.shards[0].values.dtype == dtype
+    assert opened.fingerprint == made.fingerprint
+
+
+def test_half_precision_on_disk_is_a_choice(tmp_path: Path) -> None:
+    features = some_features()
+    FeatureSet.from_arrays(features, LABELS).save(tmp_path / "half", dtype="float16")
+    opened = FeatureSet.open(tmp_path / "half")
+    np.testing.assert_array_equal(opened.dense(), features.astype(np.float16).astype(np.float32))
+    assert opened.fingerprint != FeatureSet.from_arrays(features, LABELS).fingerprint
+
+
+def test_codes_come_back_from_disk_and_densify_with_repeated_indices_summed(tmp_path: Path) -> None:
+    indices, values = some_codes()
+    made = FeatureSet.from_codes(indices, values, DIM, LABELS, IDS)
+    made.save(tmp_path / "codes")
+    opened = FeatureSet.open(tmp_path / "codes")
+    for found in (made, opened):
+        assert found.is_sparse
+        np.testing.assert_allclose(found.dense(), densified(indices, values), rtol=1e-6)
+        np.testing.assert_array_equal(found.codes()[0], indices)
+        np.testing.assert_array_equal(found.codes()[1], values)
+    assert opened.fingerprint == made.fingerprint
+    with pytest.raises(InputError, match="dense features have no codes"):
+        FeatureSet.from_arrays(some_features(), LABELS).codes()
+
+
+@pytest.mark.usefixtures("small_shards")
+def test_writing_in_pieces_equals_writing_at_once(tmp_path: Path) -> None:
+    features = some_features()
+    opened = in_pieces(features, tmp_path / "set", rows=2)
+    assert len(opened.shards) > 2
+    np.testing.assert_array_equal(opened.dense(), features)
+    np.testing.assert_array_equal(opened.ids, IDS)
+    assert opened.fingerprint == FeatureSet.from_arrays(features, LABELS, IDS).fingerprint
+    indices, values = some_codes()
+    with FeatureSetWriter.to(tmp_path / "codes", DIM) as writer:
+        for row in range(N):
+            one = slice(row, row + 1)
+            writer.append_codes(indices[one], values[one], LABELS[one], IDS[one])
+    sparse = FeatureSet.open(tmp_path / "codes")
+    assert len(sparse.shards) > 2
+    assert sparse.fingerprint == FeatureSet.from_codes(indices, values, DIM, LABELS, IDS).fingerprint
+
+
+@settings(max_examples=20, deadline=None)
+@given(piece=st.integers(1, N), rows=st.integers(1, N + 3))
+def test_blocks_cover_every_row_once_in_order(
+    tmp_path_factory: pytest.TempPathFactory, piece: int, rows: int
+) -> None:
+    features = some_features()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(feature_writer, "SHARD_BYTES", 5 * DIM * 4)
+        opened = in_pieces(features, tmp_path_factory.mktemp("blocks") / "set", piece)
+    end = 0
+    for where, block in opened.blocks(rows):
+        assert where.start == end
+        assert len(block) == where.stop - where.start <= rows
+        np.testing.assert_array_equal(torch.from_numpy(block).numpy(), features[where])
+        end = where.stop
+    assert end == N
+
+
+def test_changing_a_block_changes_no_file(tmp_path: Path) -> None:
+    opened = in_pieces(some_features(), tmp_path / "set", N)
+    for _, block in opened.blocks():
+        block += 1.0
+    np.testing.assert_array_equal(FeatureSet.open(tmp_path / "set").dense(), some_features())
+
+
+def test_fingerprints_tell_features_and_samples_apart_but_not_labels() -> None:
+    base = FeatureSet.from_arrays(some_features(), LABELS, IDS)
+    assert base.fingerprint == FeatureSet.from_arrays(some_features(), (LABELS + 1) % 4, IDS).fingerprint
+    changed = some_features()
+    changed[N - 1, DIM - 1] += 1e-3
+    others = [
+        FeatureSet.from_arrays(changed, LABELS, IDS),
+        FeatureSet.from_arrays(some_features(), LABELS, IDS[::-1]),
+        FeatureSet.from_arrays(some_features().reshape(N * 2, DIM // 2), np.repeat(LABELS, 2)),
+    ]
+    assert len({base.fingerprint, *(other.fingerprint for other in others)}) == 4
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused_with_row_and_column(tmp_path: Path, value: float) -> None:
+    features = some_features()
+    features[17, 4] = value
+    with pytest.raises(InputError, match="in row 17, column 4 is not finite"):
+        FeatureSet.from_arrays(features, LABELS)
+    with pytest.raises(InputError, match="in row 17, column 4 is not finite"):
+        in_pieces(features, tmp_path / "set", rows=5)
+    assert not list(tmp_path.iterdir())
+    indices, values = some_codes()
+    values[3, 1] = value
+    with pytest.raises(InputError, match="in row 3, column 1 is not finite"):
+        FeatureSet.from_codes(indices, values, DIM, LABELS)
+
+
+def test_infinities_of_both_signs_are_found() -> None:
+    features = some_features()
+    features[2, 0], features[9, 1] = np.inf, -np.inf
+    with pytest.raises(InputError, match="in row 2, column 0"):
+        FeatureSet.from_arrays(features, LABELS)
+
+
+def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
+    features = some_features()
+    features[1, 2] = 70_000.0
+    made = FeatureSet.from_arrays(features, LABELS)
+    with pytest.raises(InputError, match=r"70000\.0 in row 1, column 2 does not fit float16"):
+        made.save(tmp_path / "half", dtype="float16")
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(InputError, match="float16 or float32, not int8"):
+        made.save(tmp_path / "bytes", dtype="int8")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": np.zeros(N, np.float32)}, r"must be \[N, D\]"),
+        ({"features": np.zeros((0, DIM), np.float32), "labels": np.zeros(0, int)}, "not empty"),
+        ({"features": np.zeros((N, DIM), int)}, "must be floating point"),
+        ({"labels": LABELS[:-1]}, "23 rows of features need 23 integer labels"),
+        ({"labels": LABELS + 0.5}, "integer labels, got float64"),
+        ({"ids": IDS[:-1]}, "23 integer ids"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        FeatureSet.from_arrays(**{"features": some_features(), "labels": LABELS, **change})
+
+
+def test_codes_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    indices, values = some_codes()
+    indices[5, 2] = DIM
+    with pytest.raises(InputError, match=r"code index 6 in row 5 is outside 0\.\.5"):
+        FeatureSet.from_codes(indices, values, DIM, LABELS)
+    with pytest.raises(InputError, match="one shape"):
+        FeatureSet.from_codes(indices[:, :2], values, DIM, LABELS)
+    with pytest.raises(InputError, match="integer indices"):
+        FeatureSet.from_codes(values, values, DIM, LABELS)
+
+
+def test_a_writer_refuses_mixtures_and_emptiness_and_leaves_nothing(tmp_path: Path) -> None:
+    features, (indices, values) = some_features(), some_codes()
+
+    def mixed() -> None:
+        with FeatureSetWriter.to(tmp_path / "set", DIM) as writer:
+            writer.append(features, LABELS, IDS)
+            writer.append_codes(indices, values, LABELS, IDS)
+
+    def too_wide() -> None:
+        with FeatureSetWriter.to(tmp_path / "set", DIM - 1) as writer:
+            writer.append(features, LABELS, IDS)
+
+    def empty() -> None:
+        with FeatureSetWriter.to(tmp_path / "set", DIM):
+            pass
+
+    for attempt, message in ((mixed, "cannot mix"), (too_wide, "the set has 5"), (empty, "no rows")):
+        with pytest.raises(InputError, match=message):
+            attempt()
+    assert not list(tmp_path.iterdir())
+
+
+def test_folders_that_are_damaged_or_something_else_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "set"
+    FeatureSet.from_arrays(some_features(), LABELS).save(path)
+    (path / "labels.npy").write_bytes((path / "labels.npy").read_bytes()[:-3])
+    with pytest.raises(InputError, match=r"labels\.npy: damaged"):
+        FeatureSet.open(path)
+    with pytest.raises(InputError, match="nowhere"):
+        FeatureSet.open(tmp_path / "nowhere")
+
+
+def test_sets_of_other_samples_are_told_apart() -> None:
+    base = FeatureSet.from_arrays(some_features(), LABELS, IDS, name="simclr")
+    check_same_samples(base, FeatureSet.from_arrays(some_features(1), LABELS, IDS))
+    shorter = FeatureSet.from_arrays(some_features()[:-1], LABELS[:-1], IDS[:-1], name="sae")
+    with pytest.raises(InputError, match="simclr and sae differ in length: 23 and 22"):
+        check_same_samples(base, shorter)
+    for labels, ids, message in (
+        (LABELS, IDS[::-1], "ids differ first in row 0"),
+        (np.where(IDS == 142, 3, LABELS), IDS, "labels differ first in row 6"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_same_samples(base, FeatureSet.from_arrays(some_features(), labels, ids))
