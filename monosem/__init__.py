@@ -24,7 +24,7 @@ _HOMES = {
     "train_probes": "monosem.robust.probe",
 }
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

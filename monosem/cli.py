@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 app = typer.Typer(
     name="monosem",
     help="Do monosemantic features make a model more robust? Measure it with honest statistics.",
-    epilog="Start with `monosem demo`: real images to a verdict in a few minutes. Add --debug for tracebacks.",
+    epilog="Start with `monosem demo`: real images to a verdict in a few minutes. --debug shows tracebacks.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -157,7 +157,7 @@ def _common(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the command line and exit: 0 done, 2 input at fault, 75 paused, 130 interrupted, 1 anything else."""
+    """Run the command line and exit: 0 done, 2 input at fault, 75 paused, 130 interrupted, 1 else."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     signal.signal(signal.SIGTERM, signal.default_int_handler)

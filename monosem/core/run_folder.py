@@ -25,7 +25,7 @@ class RunFolder:
 
     @classmethod
     def claim(cls, path: Path, recipe: dict[str, Any], command: str) -> "RunFolder":
-        """Take `path` for this recipe: new, or an earlier, perhaps unfinished, run of exactly the same recipe.
+        """Take `path` for this recipe: new, or an earlier, perhaps unfinished, run of the same recipe.
 
         Raises:
             InputError: the folder holds another run or other files.

@@ -23,7 +23,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Attribution:
-    """A method's gain over the dense features under the paper's protocol, and its parts, which add up to it."""
+    """A method's gain over the dense features under the paper's protocol, and the parts it is the sum of."""
 
     features: str
     condition: str

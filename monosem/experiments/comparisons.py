@@ -110,7 +110,7 @@ def _compare_one(difference: pd.DataFrame, is_method: bool) -> list[dict[str, An
     rows = []
     for name, values in endpoints.items():
         paired = paired_t(values.to_numpy())
-        row = {
+        row: dict[str, Any] = {
             **facts,
             "endpoint": name,
             "mean_diff": paired.mean,

@@ -228,7 +228,7 @@ class EncoderPair:
 
     @cached_property
     def _bank(self) -> FeatureBank:
-        outputs = {}
+        outputs: dict[str, Outputs] = {}
         for name in _OBJECTIVES:
             folder = self._cache.folder(self._embedded[name])
             noisy = load_tensors(self._cache.folder(self._embedded_noisy[name]) / "outputs.safetensors")

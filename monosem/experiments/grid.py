@@ -66,7 +66,7 @@ def noise_seed(seed: int, draw: int) -> int:
 
 
 def corrupt(labels: Tensor, n_classes: int, grid: LabelNoiseGrid, draws: int, seed: int) -> NoisyLabels:
-    """Every noisy version of the training labels [N] that `grid` asks for; all feature sets of a pair share it."""
+    """Every noisy version of the training labels [N] that `grid` asks for, one for all feature sets."""
     cells = ((0.0, 0), *noise_cells(grid.levels, draws))
     noisy = [
         corrupt_labels(labels, level, noise_seed(seed, draw), n_classes, kind=grid.kind)
@@ -104,8 +104,8 @@ def tuned_protocol(
 ) -> Outcome:
     """Ridge probes, the strength chosen twice for every cell: *tuned* and *oracle*.
 
-    Tuned takes the least leave-one-out error on the noisy labels. The oracle takes the best accuracy on the very
-    test samples it is scored on: an upper bound nobody can have.
+    Tuned takes the least leave-one-out error on the noisy labels. The oracle takes the best accuracy on the
+    very test samples it is scored on: an upper bound nobody can have.
     """
     path = RidgePath.fit(train)
     fits = path.solve(noisy.labels, noisy.n_classes, settings, seed)
@@ -167,7 +167,7 @@ def _outcome(
     predictions: Tensor,
     on_noisy_inputs: Sequence[Tensor],
 ) -> Outcome:
-    """Score the training fits [P, N], the clean test predictions [P, M] and those on noisy inputs, [M] each."""
+    """Score training fits [P, N], clean test predictions [P, M] and those on noisy inputs, [M] each."""
     rows: list[Row] = []
     correct = predictions == test.labels
     for cell, (level, draw) in enumerate(noisy.cells):

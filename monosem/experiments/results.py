@@ -83,7 +83,7 @@ def accuracies(results: pd.DataFrame, protocol: str, condition: str, features: s
 
 
 def endpoint(results: pd.DataFrame, protocol: str, condition: str, features: str) -> "pd.Series[float]":
-    """The primary endpoint of one feature set: mean accuracy over the noise levels and draws, by encoder_seed."""
+    """The primary endpoint of one feature set: mean accuracy over noise levels and draws, by encoder_seed."""
     table = accuracies(results, protocol, condition, features)
     if table.empty:
         return pd.Series(dtype=float)

@@ -49,7 +49,7 @@ class RunWatch(TimedWatch):
         super().__init__(stop_after)
         self._show = show
         self._stage = ""
-        self._total = self._cached = self._before = self._current = 0.0
+        self._total, self._cached, self._before, self._current = 1.0, 0.0, 0.0, 0.0
         self._started = time.monotonic()
 
     def plan(self, total: float, missing: float) -> None:
@@ -152,8 +152,8 @@ def dry_run_lines(request: Request) -> list[str]:
     missing = experiment.missing()
     minutes, megabytes = sum(step.seconds for step in missing) / 60, sum(step.megabytes for step in missing)
     lines.append(
-        f"{len(lines)} stages, {len(lines) - len(missing)} cached; the others take about {minutes:.1f} min and"
-        f" {megabytes:.0f} MB under {request.store}; results go to {request.out}"
+        f"{len(lines)} stages, {len(lines) - len(missing)} cached; the others take about {minutes:.1f} min"
+        f" and {megabytes:.0f} MB under {request.store}; results go to {request.out}"
     )
     return lines
 

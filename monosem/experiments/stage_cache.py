@@ -74,7 +74,7 @@ class StageCache:
     def run(self, stage: Stage, make: Callable[[Path, Path], None]) -> Path:
         """The folder with the output of `stage`, made by `make(output, scratch)` if it is not there yet.
 
-        `output` is an empty folder that becomes the stage's; `scratch` survives interruption, for checkpoints.
+        `output` is an empty folder that becomes the stage's; `scratch` outlives an interruption.
         """
         if not self.has(stage):
             scratch = self.root / "unfinished" / stage.key

@@ -86,8 +86,8 @@ def summary(run: Path) -> str:
         f"# {manifest['recipe']['title']}",
         f"    {manifest['command']}",
         f"Replicates: {scope(comparisons)}. Differences of test accuracy from the dense SimCLR features, in"
-        " points, with 95 % intervals; the primary endpoint is the mean over the noise levels. p: paired t test,"
-        " Holm-corrected over all primary endpoints of this run. The oracle is an upper bound nobody can have.",
+        " points, with 95 % intervals; the primary endpoint is the mean over noise levels. p: paired t test,"
+        " Holm-corrected over all primary endpoints of this run. The oracle is a bound nobody can have.",
     ]
     for condition in conditions(results):
         parts += [
@@ -182,7 +182,8 @@ def _verdict_table(comparisons: pd.DataFrame, condition: str) -> str:
             row = primary(comparisons, protocol, condition, features)
             if row is None:
                 continue
-            same = comparisons[(comparisons[["features", "protocol", "condition"]] == [features, protocol, condition]).all(axis=1)]
+            key = [features, protocol, condition]
+            same = comparisons[(comparisons[["features", "protocol", "condition"]] == key).all(axis=1)]
             both, gain = same[same["unit"] == BOOTSTRAP_UNIT], same[same["endpoint"] == GAIN]
             body.append(
                 (
@@ -223,9 +224,9 @@ def _measures_table(results: pd.DataFrame) -> str:
         for features in results["features"].unique()
     ]
     note = (
-        "Monosemanticity is (score - chance) / (1 - chance), weighted by support. *Matched* scores as many top"
-        " samples of every dimension of every set, *native* those on which a dimension is active; the native score"
-        " of a dense set is the share of the largest class and says nothing."
+        "Monosemanticity is (score - chance) / (1 - chance), weighted by support. *Matched* scores the"
+        " same number of top samples of every dimension, *native* those on which a dimension is active; the"
+        " native score of a dense set is the share of the largest class and says nothing."
     )
     return markdown_table(("features", *(title for _, title in MEASURES)), body) + "\n\n" + note
 

@@ -6,7 +6,8 @@ from monosem.core.seeding import numpy_stream, stream_seed, torch_stream
 
 def test_a_stream_depends_on_its_seed_and_names_alone():
     assert stream_seed(0, "order") == stream_seed(0, "order")
-    seeds = {stream_seed(seed, *names) for seed in (0, 1) for names in (("init",), ("order",), ("order", 1), ("order", 11))}
+    names = [("init",), ("order",), ("order", 1), ("order", 11)]
+    seeds = {stream_seed(seed, *name) for seed in (0, 1) for name in names}
     assert len(seeds) == 8
     assert all(0 <= seed < 2**63 for seed in seeds)
 

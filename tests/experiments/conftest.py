@@ -22,7 +22,12 @@ def planted_results() -> PlantedResults:
         cells = []
         for (protocol, features), by_encoder in scores.items():
             for encoder, score in enumerate(by_encoder):
-                facts = {"protocol": protocol, "features": features, "condition": CONDITION, "metric": "accuracy"}
+                facts = {
+                    "protocol": protocol,
+                    "features": features,
+                    "condition": CONDITION,
+                    "metric": "accuracy",
+                }
                 facts |= {"encoder_seed": encoder, "n": 100}
                 cells.append({**facts, "level": 0.0, "noise_seed": 0, "value": score + clean_bonus})
                 # Deviations that cancel over draws and levels, so endpoints are exactly the planted scores.

@@ -3,7 +3,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from monosem.experiments.comparisons import BOOTSTRAP_UNIT, COMPARISON_COLUMNS, GAIN, PRIMARY, compare, primary
+from monosem.experiments.comparisons import (
+    BOOTSTRAP_UNIT,
+    COMPARISON_COLUMNS,
+    GAIN,
+    PRIMARY,
+    compare,
+    primary,
+)
 from monosem.experiments.results import accuracies, endpoint
 
 CONDITION = "label-noise-symmetric"
@@ -23,16 +30,25 @@ def test_comparisons_are_paired_t_tests_over_encoders(planted_results):
     ncl = DENSE + np.array([0.03, 0.02, 0.04, 0.03, 0.01, 0.05])
     sae = DENSE + np.array([0.001, -0.001, 0.002, -0.002, 0.0005, -0.0005])
     results = planted_results(
-        {("tuned", "simclr"): DENSE, ("tuned", "ncl"): ncl, ("tuned", "sae"): sae, ("tuned", "relu"): ncl - 0.1}
+        {
+            ("tuned", "simclr"): DENSE,
+            ("tuned", "ncl"): ncl,
+            ("tuned", "sae"): sae,
+            ("tuned", "relu"): ncl - 0.1,
+        }
     )
     comparisons = compare(results, margin=0.01)
     assert tuple(comparisons.columns) == COMPARISON_COLUMNS
     expected = stats.ttest_rel(ncl, DENSE)
     low, high = expected.confidence_interval()
     row = primary(comparisons, "tuned", CONDITION, "ncl")
-    np.testing.assert_allclose([row["mean_diff"], row["ci_low"], row["ci_high"]], [(ncl - DENSE).mean(), low, high])
+    np.testing.assert_allclose(
+        [row["mean_diff"], row["ci_low"], row["ci_high"]], [(ncl - DENSE).mean(), low, high]
+    )
     assert row["p"] == pytest.approx(expected.pvalue)
-    assert row["p_holm"] == pytest.approx(2 * expected.pvalue)  # two claims in the family; the control is none
+    assert row["p_holm"] == pytest.approx(
+        2 * expected.pvalue
+    )  # two claims in the family; the control is none
     assert (row["verdict"], row["unit"], row["n_encoders"], row["n_noise"]) == ("helps", "encoder", 6, 3)
     assert row["p_sign_flip"] == pytest.approx(2 / 2**6)
     assert primary(comparisons, "tuned", CONDITION, "sae")["verdict"] == "tie"
@@ -64,13 +80,17 @@ def test_with_few_encoders_the_unit_is_the_probe(planted_results):
 
 def test_one_probe_decides_nothing(planted_results):
     results = planted_results({("tuned", "simclr"): [0.1], ("tuned", "ncl"): [0.9]}, n_noise=1)
-    assert primary(compare(results, margin=0.01), "tuned", CONDITION, "ncl")["verdict"] == "undecidable with 1"
+    assert (
+        primary(compare(results, margin=0.01), "tuned", CONDITION, "ncl")["verdict"] == "undecidable with 1"
+    )
 
 
 def test_wide_scatter_is_undecidable_not_a_tie(planted_results):
     scatter = np.array([0.2, -0.2, 0.1, -0.1, 0.15, -0.12])
     results = planted_results({("tuned", "simclr"): DENSE, ("tuned", "ncl"): DENSE + scatter})
-    assert primary(compare(results, margin=0.01), "tuned", CONDITION, "ncl")["verdict"] == "undecidable with 6"
+    assert (
+        primary(compare(results, margin=0.01), "tuned", CONDITION, "ncl")["verdict"] == "undecidable with 6"
+    )
 
 
 def test_exchanging_the_sides_exchanges_the_verdict(planted_results):
