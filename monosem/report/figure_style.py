@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.optimize import isotonic_regression
 
-from monosem.experiments.results import BASELINE, METHODS
-from monosem.report.wording import feature_name
+from monosem.experiments.results import BASELINE
+from monosem.report.wording import feature_name, owner_of
 
 COLOURS = {BASELINE: "#4d4d4d", "ncl": "#0072b2", "sae": "#d55e00"}
 INK, MUTED, FAINT = "#222222", "#6b6b6b", "#e6e6e6"
@@ -62,11 +62,6 @@ def marks(features: str) -> dict[str, Any]:
     colour = COLOURS[owner]
     face = colour if features == owner else "white"
     return {"color": colour, "marker": _MARKERS[owner], "markerfacecolor": face, "markersize": 4.5}
-
-
-def owner_of(features: str) -> str:
-    """The method or baseline a feature set is drawn as: itself, or the one a control imitates."""
-    return next((method for method in METHODS if method in features.split("-")), BASELINE)
 
 
 def interval_bar(axes: Axes, y: float, mean: float, low: float, high: float, features: str) -> None:

@@ -24,12 +24,11 @@ from monosem.report.figure_style import (
     label_lines,
     marks,
     new_figure,
-    owner_of,
     png,
     svg,
     zero_line,
 )
-from monosem.report.wording import PROTOCOL_TITLES, feature_name, is_label_noise, points
+from monosem.report.wording import PROTOCOL_TITLES, by_family, feature_name, is_label_noise, points
 
 _ROW = 0.25
 _AROUND_ROWS = 0.95
@@ -126,7 +125,7 @@ def attribution_figure(results: pd.DataFrame, method: str, condition: str) -> Fi
 def monosemanticity_figure(results: pd.DataFrame) -> Figure:
     """Matched monosemanticity of every feature set: chance is 0, a single class for every dimension is 1."""
     scores = results[results["metric"] == "matched_monosemanticity"]
-    measured = _by_family(scores["features"])
+    measured = by_family(scores["features"])
     figure, (axes,) = new_figure(_AROUND_ROWS + _ROW * len(measured), ncols=1)
     zero_line(axes, vertical=True)
     for y, features in enumerate(measured):
@@ -153,12 +152,18 @@ def all_figures(results: pd.DataFrame, comparisons: pd.DataFrame) -> dict[str, F
     return figures
 
 
-def save_figures(results: pd.DataFrame, comparisons: pd.DataFrame, folder: Path) -> None:
-    """Replace `folder` by every figure of a run as .svg and .png; the same tables give the same bytes."""
+def save_figures(results: pd.DataFrame, comparisons: pd.DataFrame, folder: Path) -> dict[str, str]:
+    """Replace `folder` by every figure of a run as .svg and .png, and return the SVG documents by name.
+
+    The same tables give the same bytes.
+    """
+    documents = {}
     with atomic_folder(folder) as draft:
         for name, figure in all_figures(results, comparisons).items():
-            (draft / f"{name}.svg").write_text(svg(figure), encoding="utf-8")
+            documents[name] = svg(figure)
+            (draft / f"{name}.svg").write_text(documents[name], encoding="utf-8")
             (draft / f"{name}.png").write_bytes(png(figure))
+    return documents
 
 
 def _curve(table: pd.DataFrame) -> pd.DataFrame:
@@ -212,9 +217,3 @@ def _waterfall(axes: Axes, attribution: Attribution) -> None:
     axes.margins(x=0.05)
     axes.set_title("parts of the published difference")
     axes.set_xlabel("points of accuracy")
-
-
-def _by_family(features: pd.Series) -> list[str]:
-    """The baseline and its controls, then each method and the controls that imitate it."""
-    families = (BASELINE, *METHODS)
-    return sorted(features.unique(), key=lambda name: (families.index(owner_of(name)), name not in families))

@@ -4,11 +4,12 @@ Shares are stored between 0 and 1; people read points, hundredths of accuracy.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import pandas as pd
 
-from monosem.experiments.results import BASELINE
+from monosem.experiments.results import BASELINE, METHODS
 
 MINUS = "\N{MINUS SIGN}"
 NO_VALUE = "\N{EN DASH}"
@@ -29,9 +30,9 @@ _CONTROLS = {
     "pca-dim-of-": "PCA to the dimension of {}",
     "random-topk-like-": "random TopK like {}",
 }
-METHOD_TITLES = {
-    "ncl": "NCL: non-negative contrastive learning",
-    "sae": "SAE: TopK sparse autoencoder on the SimCLR features",
+METHOD_MEANINGS = {
+    "ncl": "an encoder trained with non-negative contrastive learning",
+    "sae": "a TopK sparse autoencoder trained on the SimCLR features",
 }
 PROTOCOL_TITLES = {
     "published": "published",
@@ -40,10 +41,9 @@ PROTOCOL_TITLES = {
 }
 PROTOCOL_MEANINGS = {
     "published": "the paper's fixed probe settings",
-    "tuned": "probe strength chosen on the noisy labels",
-    "oracle": "probe strength chosen on the clean test labels, an upper bound nobody can have",
+    "tuned": "the probe tuned on the noisy training labels",
+    "oracle": "the probe tuned on the clean test labels, an upper bound nobody can have",
 }
-_OUTCOMES = {"helps": "helps", "hurts": "hurts", "tie": "makes no practical difference (tie)"}
 
 
 def feature_name(features: str) -> str:
@@ -52,6 +52,19 @@ def feature_name(features: str) -> str:
         if features.startswith(prefix):
             return template.format(feature_name(features.removeprefix(prefix)))
     return _SETS.get(features, features)
+
+
+def owner_of(features: str) -> str:
+    """The method or baseline a feature set belongs to: itself, or the one a control imitates."""
+    return next((method for method in METHODS if method in features.split("-")), BASELINE)
+
+
+def by_family(features: Iterable[str]) -> list[str]:
+    """Each name once: the baseline and its controls, then each method and the controls that imitate it."""
+    families = (BASELINE, *METHODS)
+    return sorted(
+        dict.fromkeys(features), key=lambda name: (families.index(owner_of(name)), name not in families)
+    )
 
 
 def condition_name(condition: str) -> str:
@@ -106,8 +119,12 @@ def replicates(row: "pd.Series[Any]") -> str:
     return f"{row['n_encoders'] * row['n_noise']:.0f} probes"
 
 
-def outcome(row: "pd.Series[Any]") -> str:
-    """The verdict of a primary comparison as a verb phrase, "for these checkpoints" if that is its reach."""
-    word = str(row["verdict"])
-    phrase = _OUTCOMES.get(word, f"cannot be decided with {replicates(row)}")
-    return phrase if row["unit"] == "encoder" else f"{phrase}, for these checkpoints"
+def claim(row: "pd.Series[Any]") -> str:
+    """What a primary comparison says about its features, "for these checkpoints" where that is its reach."""
+    name = feature_name(str(row["features"]))
+    said = {
+        "helps": f"{name} helps",
+        "hurts": f"{name} hurts",
+        "tie": f"{name} makes no practical difference (a tie)",
+    }.get(str(row["verdict"]), f"whether {name} helps or hurts cannot be decided with {replicates(row)}")
+    return said if row["unit"] == "encoder" else f"{said}, for these checkpoints"

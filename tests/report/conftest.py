@@ -92,14 +92,15 @@ def _probed(protocol: str, condition: str, level: float, accuracy: float) -> Ite
         flipped = round(level * TRAIN_SAMPLES)
         memorised = 0.55 * level if protocol == "published" else 0.15 * level
         yield {"metric": "memorised", "value": round(memorised * flipped) / flipped, "n": flipped}
-    if protocol != "published":
-        yield {"metric": "strength", "value": 10.0 ** round(4 * level - 2), "n": TRAIN_SAMPLES}
-        yield {"metric": "at_edge", "value": float(level == 0.8), "n": 1}
+        yield {"metric": "label_signal", "value": 1 - level * 10 / 9, "n": TRAIN_SAMPLES}
+    if condition.startswith("label-noise") and protocol == "tuned":
+        yield {"metric": "strength", "value": 10.0 ** round(4 * level - 6), "n": TRAIN_SAMPLES}
+        yield {"metric": "at_edge", "value": float(level == 0.8), "n": TRAIN_SAMPLES}
 
 
 def _measured(features: str, encoder: int, rng: np.random.Generator) -> Iterator[dict[str, Any]]:
     key = {"features": features, "protocol": "measured", "condition": "clean", "level": 0.0,
-           "encoder_seed": encoder, "noise_seed": 0, "n": TRAIN_SAMPLES}  # fmt: skip
+           "encoder_seed": encoder, "noise_seed": 0, "n": TEST_SAMPLES}  # fmt: skip
     sparse = features in (*METHODS, "relu", "crelu") or features.startswith("random-topk")
     width = 512 if features == "crelu" else 256
     native = {"ncl": 0.42, "sae": 0.61, "relu": 0.22, "crelu": 0.21}.get(features, 0.18 if sparse else 0.0)
@@ -108,9 +109,11 @@ def _measured(features: str, encoder: int, rng: np.random.Generator) -> Iterator
         "native_monosemanticity": native + rng.normal(0, 0.01) if sparse else 0.0,
         "native_monosemanticity_unweighted": native + 0.05 if sparse else 0.0,
         "native_monosemanticity_chance": 0.19 if sparse else 0.104,
+        "native_monosemanticity_dimensions": width,
         "matched_monosemanticity": matched + rng.normal(0, 0.01),
         "matched_monosemanticity_unweighted": matched + 0.01,
         "matched_monosemanticity_chance": 0.183,
+        "matched_monosemanticity_dimensions": width,
         "l0": {"ncl": 41.3, "sae": 16.0}.get(features, width / 2 if sparse else width),
         "active_dimensions": {"ncl": 231, "sae": 249}.get(features, width),
         "effective_dimension": {"ncl": 21.4, "sae": 38.2, BASELINE: 11.7}.get(features, 14.0),

@@ -1,0 +1,18 @@
+"""Floor 8: what people look at. Everything here reads a run folder's tables and adds no result to them."""
+
+from pathlib import Path
+
+
+def write_reports(run: Path) -> None:
+    """Write `summary.md`, `report.html` and `figures/` of a finished run, from its manifest and tables alone.
+
+    Raises:
+        InputError: no finished run there.
+    """
+    # Plotting takes a second to import; what only prints a verdict does without it.
+    from monosem.core.artifacts import write_text_atomic
+    from monosem.report.page import write_page
+    from monosem.report.tables import summary
+
+    write_text_atomic(run / "summary.md", summary(run))
+    write_page(run)

@@ -1,0 +1,112 @@
+"""One self-contained HTML page per run, from its manifest and tables alone."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from monosem.core.artifacts import write_text_atomic
+from monosem.experiments.attribution import attribute, sentence
+from monosem.experiments.results import METHODS, conditions
+from monosem.report import findings, page_tables
+from monosem.report.cells import Table
+from monosem.report.figure_style import COLOURS, embeddable
+from monosem.report.figures import save_figures
+from monosem.report.tables import read_run
+from monosem.report.wording import METHOD_MEANINGS, MINUS, condition_name, feature_name, points
+
+
+class Curves(NamedTuple):
+    """The figures of one condition: their stem, and what they show in words."""
+
+    condition: str
+    title: str
+    accuracy: str
+    difference: str
+
+
+class Ladder(NamedTuple):
+    """What one method's difference under one condition is made of: in words, as a figure, in numbers."""
+
+    title: str
+    sentence: str
+    figure: str
+    table: Table
+
+
+def write_page(run_folder: Path) -> None:
+    """Write `report.html` of a finished run, and the figures it shows into `figures/`.
+
+    Raises:
+        InputError: no finished run there.
+    """
+    manifest, results, comparisons = read_run(run_folder)
+    drawings = save_figures(results, comparisons, run_folder / "figures")
+    write_text_atomic(run_folder / "report.html", render_page(manifest, results, comparisons, drawings))
+
+
+def render_page(
+    manifest: dict[str, Any], results: pd.DataFrame, comparisons: pd.DataFrame, drawings: Mapping[str, str]
+) -> str:
+    """The page of one run as HTML that refers to nothing outside itself and runs no script.
+
+    `drawings` are the SVG documents that `save_figures` returns.
+    """
+    environment = Environment(
+        loader=PackageLoader("monosem.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2").render(
+        manifest=manifest,
+        recipe_yaml=yaml.safe_dump(manifest["recipe"], sort_keys=False, allow_unicode=True),
+        margin=points(manifest["recipe"]["margin"]).removeprefix("+"),
+        facts=findings.facts(manifest, comparisons),
+        question=findings.question(results),
+        findings={method: dict(findings.findings(results, comparisons, method)) for method in METHODS},
+        limits=list(findings.limits(manifest, results, comparisons)),
+        feature_name=feature_name,
+        method_meanings=METHOD_MEANINGS,
+        colours=COLOURS,
+        # Our own drawings are the one kind of markup that is not escaped.
+        figures={name: Markup(embeddable(drawing, name)) for name, drawing in drawings.items()},
+        curves=list(_curves(results, comparisons)),
+        ladders=list(_ladders(results)),
+        verdicts=page_tables.verdict_table(comparisons),
+        monosemanticity=page_tables.monosemanticity_table(results),
+        memorised=page_tables.memorised_tables(results),
+        geometry=page_tables.geometry_table(results),
+        edges=page_tables.edge_table(results),
+    )
+
+
+def _curves(results: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[Curves]:
+    for condition in conditions(results):
+        yield Curves(
+            condition,
+            condition_name(condition),
+            findings.accuracy_in_words(results, condition),
+            findings.difference_in_words(comparisons, condition),
+        )
+
+
+def _ladders(results: pd.DataFrame) -> Iterator[Ladder]:
+    for condition in conditions(results):
+        for method in METHODS:
+            table = page_tables.attribution_table(results, method, condition)
+            if not table.groups:
+                continue
+            attribution = attribute(results, method, condition)
+            said = (
+                "Not every rung was measured, so the difference cannot be split into parts."
+                if attribution is None
+                else f"{sentence(attribution)}.".capitalize().replace("-", MINUS)
+            )
+            title = f"{feature_name(method)}, {condition_name(condition)}"
+            yield Ladder(title, said, f"attribution-{method}-{condition}", table)
