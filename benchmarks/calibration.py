@@ -34,14 +34,14 @@ ALPHA = 0.05
 
 REPORT = """# Calibration of the statistics
 
-{comparisons} comparisons of {replicates} replicates between feature sets that do not differ: two encoders of one
-distribution (random ReLU features of the digits, 32 dimensions, 200 training images), drawn anew for every
-replicate, as is the label noise (20, 40 and 60 %, two draws). Each share is that of comparisons with p < 0.05
-before any correction.
+{comparisons} comparisons of {replicates} replicates between feature sets that do not differ: two encoders of
+one distribution (random ReLU features of the digits, 32 dimensions, 200 training images), drawn anew for
+every replicate, as is the label noise (20, 40 and 60 %, two draws). Each share is that of comparisons with
+p < 0.05 before any correction.
 
-Rows without a planted mean are false alarms: the t test should give 5 %, sign flips at most 3.1 %, because with
-six replicates the smallest p they can reach is 2/64. The other rows are power: a mean of so many standard
-deviations of the paired differences was added to them.
+Rows without a planted mean are false alarms: the t test should give 5 %, sign flips at most 3.1 %, because
+with six replicates the smallest p they can reach is 2/64. The other rows are power: a mean of so many
+standard deviations of the paired differences was added to them.
 
 {table}
 

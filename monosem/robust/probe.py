@@ -7,7 +7,7 @@ are one linear map with P*K outputs: one matrix product forward and one backward
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
@@ -30,14 +30,14 @@ _OUTPUTS_AT_ONCE = 5120
 class ProbeSettings(Settings):
     """How a probe is trained; the defaults follow the paper (A.1) with SGD in place of LARS."""
 
-    epochs: int = Field(50, ge=1)
-    batch_size: int = Field(256, ge=1)
+    epochs: Annotated[int, Field(ge=1)] = 50
+    batch_size: Annotated[int, Field(ge=1)] = 256
     optimizer: Literal["sgd", "lars", "adam"] = "sgd"
-    lr: float = Field(1.0, gt=0)
+    lr: Annotated[float, Field(gt=0)] = 1.0
     """For features of unit mean squared norm (`scale` "rms"), where SGD is stable up to about 7."""
-    momentum: float = Field(0.9, ge=0, lt=1)
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """For Adam, beta1."""
-    weight_decay: float = Field(0.0, ge=0)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
     schedule: Literal["cosine", "constant"] = "cosine"
     loss: Literal["cross_entropy", "symmetric_cross_entropy"] = "cross_entropy"
     scale: Literal["rms", "raw"] = "rms"

@@ -7,7 +7,7 @@ bound that nobody can have.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Self
+from typing import Annotated, Self
 
 import torch
 import torch.nn.functional as F
@@ -30,8 +30,8 @@ class RidgeSettings(Settings):
 
     log10_weakest: float = -7.0
     log10_strongest: float = 2.0
-    per_decade: int = Field(2, ge=1)
-    loo_rows: int | None = Field(None, ge=1)
+    per_decade: Annotated[int, Field(ge=1)] = 2
+    loo_rows: Annotated[int, Field(ge=1)] | None = None
     """Score leave-one-out on this many rows, drawn by seed, the same for every feature set (None: on all)."""
 
     @model_validator(mode="after")
