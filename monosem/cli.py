@@ -171,14 +171,13 @@ def _exit_code(arguments: list[str], debug: bool) -> int:
     except Paused as paused:
         print(paused, file=sys.stderr)
         return paused.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
-        return INTERRUPTED_EXIT_CODE
     except Exception as error:
         if debug:
             raise
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
+    if outcome == INTERRUPTED_EXIT_CODE:  # how typer hands on Ctrl-C
+        print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
     return outcome if isinstance(outcome, int) else 0
 
 

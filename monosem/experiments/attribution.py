@@ -4,12 +4,15 @@ Every rung is tuned on the same grid, so each step isolates one ingredient. The 
 the paper's protocol by construction; like any such decomposition it depends on the order of the rungs.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from monosem.core.stats import PairedResult, paired_t
-from monosem.experiments.results import BASELINE, endpoint
+from monosem.experiments.results import BASELINE, endpoints
 
 
 @dataclass(frozen=True)
@@ -62,34 +65,53 @@ def attribute(results: pd.DataFrame, method: str, condition: str) -> Attribution
 
     None where a rung was not measured. Differences are paired by encoder, noise draws averaged first.
     """
+    table = endpoints(results)
 
-    def accuracy(protocol: str, template: str) -> "pd.Series[float]":
-        return endpoint(results, protocol, condition, template.format(baseline=BASELINE, method=method))
+    def difference(protocol: str, start: str, end: str) -> NDArray[np.float64]:
+        rungs = [_by_encoder(table, protocol, condition, template, method) for template in (start, end)]
+        return rungs[1] - rungs[0]
 
-    published = accuracy("published", "{method}") - accuracy("published", "{baseline}")
-    tuned = accuracy("tuned", "{method}") - accuracy("tuned", "{baseline}")
-    steps = [(name, meaning, accuracy("tuned", b) - accuracy("tuned", a)) for name, a, b, meaning in _STEPS]
-    if published.empty or any(size.dropna().empty for _, _, size in steps):
+    try:
+        gain = difference("published", "{baseline}", "{method}")
+        steps = [(name, meaning, difference("tuned", start, end)) for name, start, end, meaning in _STEPS]
+    except KeyError:
         return None
-    steps.insert(0, ("tuning", "fixed probe settings that suit one set better", published - tuned))
-    parts = tuple(Part(name, meaning, paired_t(size.to_numpy())) for name, meaning, size in steps)
-    return Attribution(method, condition, paired_t(published.to_numpy()), parts)
+    tuning = gain - difference("tuned", "{baseline}", "{method}")
+    steps.insert(0, ("tuning", "fixed probe settings that suit one set better", tuning))
+    parts = tuple(Part(name, meaning, paired_t(size)) for name, meaning, size in steps)
+    return Attribution(method, condition, paired_t(gain), parts)
 
 
 def ladder(results: pd.DataFrame, method: str, condition: str) -> list[tuple[str, str, PairedResult]]:
     """Every measured rung: (name, what it is, tuned endpoint minus that of the dense features)."""
-    dense = endpoint(results, "tuned", condition, BASELINE)
+    table = endpoints(results)
     found = []
     for name, template, meaning in RUNGS[1:]:
-        rung = endpoint(results, "tuned", condition, template.format(method=method))
-        if not rung.empty:
-            found.append((name, meaning, paired_t((rung - dense).to_numpy())))
+        with suppress(KeyError):
+            dense, rung = (_by_encoder(table, "tuned", condition, of, method) for of in (BASELINE, template))
+            found.append((name, meaning, paired_t(rung - dense)))
     return found
 
 
-def sentence(attribution: Attribution) -> str:
-    """One line, in points: what the gain or loss is made of, largest parts first, the rest summed."""
-    gain = attribution.gain.mean
+def _by_encoder(
+    table: "pd.Series[float]", protocol: str, condition: str, template: str, method: str
+) -> NDArray[np.float64]:
+    """Endpoints of one feature set in the order of encoder seeds; KeyError where it was not measured."""
+    features = template.format(baseline=BASELINE, method=method)
+    return table.xs((protocol, condition, features)).to_numpy()
+
+
+def parts_in_words(attribution: Attribution) -> str:
+    """What the gain or loss is made of, in points, largest parts first."""
     parts = sorted(attribution.parts, key=lambda part: -abs(part.size.mean))
-    listed = ", ".join(f"{100 * part.size.mean:+.1f} {part.name}" for part in parts)
-    return f"of the {100 * gain:+.1f} points: {listed}"
+    return ", ".join(f"{_signed_points(part.size.mean)} {part.name}" for part in parts)
+
+
+def sentence(attribution: Attribution) -> str:
+    """One line, in points: the gain or loss, and all that it is made of."""
+    return f"of the {_signed_points(attribution.gain.mean)} points: {parts_in_words(attribution)}"
+
+
+def _signed_points(accuracy: float) -> str:
+    # Adding 0.0 turns a rounded -0.0 into 0.0: a part that is nothing has no sign.
+    return f"{round(100 * accuracy, 1) + 0.0:+.1f}".replace("+0.0", "0.0")

@@ -82,12 +82,13 @@ def accuracies(results: pd.DataFrame, protocol: str, condition: str, features: s
     return table.dropna()
 
 
-def endpoint(results: pd.DataFrame, protocol: str, condition: str, features: str) -> "pd.Series[float]":
-    """The primary endpoint of one feature set: mean accuracy over noise levels and draws, by encoder_seed."""
-    table = accuracies(results, protocol, condition, features)
-    if table.empty:
-        return pd.Series(dtype=float)
-    return table.drop(columns=0.0).mean(axis=1).groupby("encoder_seed").mean()
+def endpoints(results: pd.DataFrame) -> "pd.Series[float]":
+    """Primary endpoints: mean accuracy over noise levels and draws.
+
+    Indexed by (protocol, condition, features, encoder_seed).
+    """
+    noisy = results[(results["metric"] == "accuracy") & (results["level"] > 0)]
+    return noisy.groupby(["protocol", "condition", "features", "encoder_seed"])["value"].mean()
 
 
 def conditions(results: pd.DataFrame) -> list[str]:

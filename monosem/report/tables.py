@@ -3,14 +3,15 @@
 Every number comes from results.csv and comparisons.csv. Accuracies are shown in points (hundredths).
 """
 
-from collections.abc import Iterable, Sequence
+import textwrap
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from monosem.core.run_folder import open_run
-from monosem.experiments.attribution import attribute, sentence
+from monosem.experiments.attribution import attribute, parts_in_words, sentence
 from monosem.experiments.comparisons import BOOTSTRAP_UNIT, GAIN, PRIMARY, primary
 from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions, read_results
 from monosem.report.wording import (
@@ -44,16 +45,14 @@ def verdict_screen(run: Path) -> str:
     manifest, results, comparisons = read_run(run)
     train = manifest["data"][0]
     lines = [
-        f"{train['name']}: {train['samples']:,} training images, {train['classes']} classes;"
-        f" {scope(comparisons)}",
-        "Test accuracy against SimCLR features: points, 95 % interval, mean over levels",
+        f"{train['name']}: {train['samples']:,} images, {train['classes']} classes; {scope(comparisons)}",
+        "Mean test accuracy over noise levels minus SimCLR's: points [95 % interval]",
+        "published: the paper's fixed probe; tuned: its strength chosen on noisy labels",
     ]
     for condition in conditions(results):
-        lines += ["", f"{_title(results, condition):31}{'published probe':25}tuned on noisy labels"]
-        for features in METHODS:
-            cells = [_cell(comparisons, protocol, condition, features) for protocol in PROTOCOLS[:2]]
-            lines.append(f"  {feature_name(features):4}{cells[0]:>36} {cells[1]:>36}")
-        lines += [f"  {feature_name(method)}: {text}" for method, text in _sentences(results, condition)]
+        lines += ["", _title(results, condition)]
+        for method in METHODS:
+            lines += _verdict_lines(results, comparisons, condition, method)
     return "\n".join([*lines, "", _monosemanticity_line(results), f"Report: {run / 'report.html'}"])
 
 
@@ -69,10 +68,12 @@ def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
 def scope(comparisons: pd.DataFrame) -> str:
     """What the claims are about, with the unit of replication."""
     row = comparisons[comparisons["endpoint"] == PRIMARY].iloc[0]
-    n, draws = int(row["n_encoders"]), int(row["n_noise"])
-    if row["unit"] == "encoder":
-        return f"{n} encoder pairs x {draws} noise draws"
-    return f"for these {n} checkpoints only, {draws} noise draws"
+    size = f"{_count(row['n_encoders'], 'encoder pair')} x {_count(row['n_noise'], 'noise draw')}"
+    return size if row["unit"] == "encoder" else f"{size}, for these checkpoints only"
+
+
+def _count(n: float, noun: str) -> str:
+    return f"{n:.0f} {noun}" if n == 1 else f"{n:.0f} {noun}s"
 
 
 def summary(run: Path) -> str:
@@ -140,9 +141,20 @@ def _difference(row: "pd.Series[Any]") -> str:
     return f"{points(row['mean_diff'])} [{interval(row['ci_low'], row['ci_high'])}]"
 
 
-def _cell(comparisons: pd.DataFrame, protocol: str, condition: str, features: str) -> str:
-    row = primary(comparisons, protocol, condition, features)
-    return "not measured" if row is None else f"{_difference(row)} {row['verdict']}"
+def _verdict_lines(
+    results: pd.DataFrame, comparisons: pd.DataFrame, condition: str, method: str
+) -> Iterator[str]:
+    """One method under one corruption: published, tuned, and what the published difference is made of."""
+    name = feature_name(method)
+    for protocol in PROTOCOLS[:2]:
+        row = primary(comparisons, protocol, condition, method)
+        if row is not None:
+            yield f"  {name:4}{PROTOCOL_TITLES[protocol]:10}{_difference(row):25} {row['verdict']}"
+            name = ""
+    attribution = attribute(results, method, condition)
+    if attribution is not None:
+        parts = f"made of {parts_in_words(attribution)}"
+        yield from textwrap.wrap(parts, 80, initial_indent=" " * 6, subsequent_indent=" " * 14)
 
 
 def _short_cell(row: "pd.Series[Any]") -> str:

@@ -39,7 +39,7 @@ def test_parts_are_paired_by_encoder(results):
 
 def test_the_sentence_names_the_largest_part_first(results):
     text = sentence(attribute(results, "sae", CONDITION))
-    assert text == "of the -3.0 points: -8.0 tuning, +7.0 learning, -3.0 sparsity, +1.0 spectrum, +0.0 axes"
+    assert text == "of the -3.0 points: -8.0 tuning, +7.0 learning, -3.0 sparsity, +1.0 spectrum, 0.0 axes"
 
 
 def test_a_missing_rung_leaves_no_attribution_but_a_shorter_ladder(results):

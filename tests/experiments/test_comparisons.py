@@ -11,7 +11,7 @@ from monosem.experiments.comparisons import (
     compare,
     primary,
 )
-from monosem.experiments.results import accuracies, endpoint
+from monosem.experiments.results import accuracies, endpoints
 
 CONDITION = "label-noise-symmetric"
 DENSE = np.array([0.50, 0.52, 0.51, 0.49, 0.50, 0.53])
@@ -19,7 +19,7 @@ DENSE = np.array([0.50, 0.52, 0.51, 0.49, 0.50, 0.53])
 
 def test_the_endpoint_is_the_mean_over_noisy_levels_and_draws(planted_results):
     results = planted_results({("tuned", "simclr"): DENSE})
-    np.testing.assert_allclose(endpoint(results, "tuned", CONDITION, "simclr"), DENSE)
+    np.testing.assert_allclose(endpoints(results).loc["tuned", CONDITION, "simclr"], DENSE)
     table = accuracies(results, "tuned", CONDITION, "simclr")
     assert table.shape == (6 * 3, 3)
     np.testing.assert_allclose(table[0.0], np.repeat(DENSE + 0.1, 3))
