@@ -21,6 +21,7 @@ from monosem.core.errors import InputError
 from monosem.core.nonlinearities import NONLINEARITIES, NonlinearityName
 from monosem.core.seeding import torch_stream
 from monosem.core.settings import Settings, parse
+from monosem.encoders.contrastive_loss import NonnegativeOn, unit_rows
 
 BackboneName = Literal["small_conv", "resnet18"]
 StemName = Literal["cifar", "strided", "imagenet"]
@@ -42,7 +43,7 @@ class OutputSettings(Settings):
     """How non-negative features are made of projector outputs z; None: z itself (SimCLR)."""
 
     nonlinearity: NonlinearityName | None = None
-    nonnegative_on: Literal["raw", "normalised"] = "normalised"
+    nonnegative_on: NonnegativeOn = "normalised"
 
 
 class Encoder(nn.Module):
@@ -82,7 +83,7 @@ class Encoder(nn.Module):
         if self.output.nonnegative_on == "raw":
             return sigma(z)
         length_N1: Tensor = torch.linalg.vector_norm(z, dim=1, keepdim=True)
-        return length_N1 * sigma(z / torch.where(length_N1 > 0, length_N1, 1.0))
+        return length_N1 * sigma(unit_rows(z))
 
 
 def build_encoder(
