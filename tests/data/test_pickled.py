@@ -52,6 +52,17 @@ def test_strings_of_python_2_are_read_as_latin1() -> None:
     assert read_plain_pickle(b"\x80\x02}q\x00U\x04dataq\x01U\x01\xe9q\x02s.", PATH) == {"data": "é"}
 
 
+def test_arrays_of_python_2_and_numpy_1_are_read_as_in_the_canonical_files() -> None:
+    content = (
+        b"\x80\x02cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02K\x00\x85U\x01b\x87Rq\x03"
+        b"(K\x01K\x03\x85cnumpy\ndtype\nq\x04U\x02u1K\x00K\x01\x87Rq\x05(K\x03U\x01|NNN"
+        b"J\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89U\x03\x00\x80\xfftb."
+    )
+    read = read_plain_pickle(content, PATH)
+    assert read.dtype == np.uint8
+    assert read.tolist() == [0, 128, 255]
+
+
 @pytest.mark.parametrize(
     ("function", "arguments", "name"),
     [
