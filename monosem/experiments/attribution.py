@@ -98,7 +98,7 @@ def _by_encoder(
 ) -> NDArray[np.float64]:
     """Endpoints of one feature set in the order of encoder seeds; KeyError where it was not measured."""
     features = template.format(baseline=BASELINE, method=method)
-    return table.xs((protocol, condition, features)).to_numpy()
+    return np.asarray(table.xs((protocol, condition, features)), dtype=np.float64)
 
 
 def parts_in_words(attribution: Attribution) -> str:

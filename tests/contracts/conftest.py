@@ -15,7 +15,7 @@ pretrain:
   lr_per_256: 1e-2
   warmup_epochs: 0.5
   views:
-    {crop_scale: [0.6, 1.0], flip: 0, brightness: 0.4, contrast: 0.4, saturation: 0, hue: 0, grayscale: 0, blur: 0}
+    {crop_scale: [0.6, 1.0], flip: 0, jitter: 0, grayscale: 0, blur: 0}
 sae: {epochs: 3, batch_size: 64, k: 4}
 published: {optimizer: lars, lr: 0.4, epochs: 2}
 published_on: methods
