@@ -145,7 +145,7 @@ def all_figures(results: pd.DataFrame, comparisons: pd.DataFrame) -> dict[str, F
         figures[f"accuracy-{condition}"] = accuracy_curves(results, condition)
         figures[f"difference-{condition}"] = difference_curves(comparisons, condition)
         for method in METHODS:
-            if ladder(results, method, condition):
+            if not accuracies(results, "tuned", condition, method).empty:
                 figures[f"attribution-{method}-{condition}"] = attribution_figure(results, method, condition)
     if (results["metric"] == "matched_monosemanticity").any():
         figures["monosemanticity"] = monosemanticity_figure(results)

@@ -72,7 +72,7 @@ def findings(
         yield f"{condition_name(condition)}, {_levels(results, condition)}", found
 
 
-def limits(manifest: dict[str, Any], results: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
+def limits(results: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
     """What the numbers of this run cannot say, one sentence or two each."""
     claims = comparisons[comparisons["verdict"].notna()]
     n, unit = f"{claims['n_encoders'].iloc[0]:.0f}", claims["unit"].iloc[0]
@@ -105,8 +105,9 @@ def limits(manifest: dict[str, Any], results: pd.DataFrame, comparisons: pd.Data
         " classifiers, so the part called tuning holds that change too."
     )
     yield (
-        "Both kinds of probe are blind to a rotation of the features, up to rounding. The part called axes is"
-        " therefore expected at zero, and no gain here can be credited to what single dimensions mean."
+        "The parts are measured with ridge probes, which are blind to a rotation of the features up to"
+        " rounding. The part called axes is therefore expected at zero, and no gain here can be credited to"
+        " what single dimensions mean."
     )
     yield from _dead_levels(results)
     edges = results.loc[(results["metric"] == "at_edge") & (results["protocol"] == "tuned"), "value"]

@@ -1,6 +1,6 @@
 """One self-contained HTML page per run, from its manifest and tables alone."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from monosem.core.artifacts import write_text_atomic
-from monosem.experiments.attribution import attribute, sentence
+from monosem.experiments.attribution import attribute, ladder, sentence
 from monosem.experiments.results import METHODS, conditions
 from monosem.report import findings, page_tables
 from monosem.report.cells import Table
@@ -65,19 +65,19 @@ def render_page(
     )
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
-        recipe_yaml=yaml.safe_dump(manifest["recipe"], sort_keys=False, allow_unicode=True),
+        recipe_yaml=yaml.safe_dump(manifest["recipe"], sort_keys=False, default_flow_style=None),
         margin=points(manifest["recipe"]["margin"]).removeprefix("+"),
         facts=findings.facts(manifest, comparisons),
         question=findings.question(results),
         findings={method: dict(findings.findings(results, comparisons, method)) for method in METHODS},
-        limits=list(findings.limits(manifest, results, comparisons)),
+        limits=list(findings.limits(results, comparisons)),
         feature_name=feature_name,
         method_meanings=METHOD_MEANINGS,
         colours=COLOURS,
         # Our own drawings are the one kind of markup that is not escaped.
         figures={name: Markup(embeddable(drawing, name)) for name, drawing in drawings.items()},
         curves=list(_curves(results, comparisons)),
-        ladders=list(_ladders(results)),
+        ladders=list(_ladders(results, drawings)),
         verdicts=page_tables.verdict_table(comparisons),
         monosemanticity=page_tables.monosemanticity_table(results),
         memorised=page_tables.memorised_tables(results),
@@ -96,17 +96,18 @@ def _curves(results: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[Curves
         )
 
 
-def _ladders(results: pd.DataFrame) -> Iterator[Ladder]:
+def _ladders(results: pd.DataFrame, drawn: Container[str]) -> Iterator[Ladder]:
     for condition in conditions(results):
         for method in METHODS:
-            table = page_tables.attribution_table(results, method, condition)
-            if not table.groups:
+            name = f"attribution-{method}-{condition}"
+            if name not in drawn:
                 continue
             attribution = attribute(results, method, condition)
+            table = page_tables.attribution_table(ladder(results, method, condition), attribution)
             said = (
                 "Not every rung was measured, so the difference cannot be split into parts."
                 if attribution is None
                 else f"{sentence(attribution)}.".capitalize().replace("-", MINUS)
             )
             title = f"{feature_name(method)}, {condition_name(condition)}"
-            yield Ladder(title, said, f"attribution-{method}-{condition}", table)
+            yield Ladder(title, said, name, table)

@@ -1,14 +1,14 @@
 """The tables of the report page."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import pandas as pd
 
-from monosem.core.stats import paired_t
-from monosem.experiments.attribution import attribute, ladder
+from monosem.core.stats import PairedResult, paired_t
+from monosem.experiments.attribution import Attribution
 from monosem.experiments.comparisons import BOOTSTRAP_UNIT, GAIN, PRIMARY, primary
 from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions
 from monosem.report.cells import Cell, Piece, Row, Table, bounds, estimate, number, words
@@ -28,6 +28,9 @@ from monosem.report.wording import (
 
 DENSE_SHARE = 0.9
 """A set whose samples activate more than this share of its dimensions is dense."""
+
+Rung = tuple[str, str, PairedResult]
+"""Name, what it is, size."""
 
 _fine_points = partial(points, digits=2)
 
@@ -60,30 +63,20 @@ def verdict_table(comparisons: pd.DataFrame) -> Table:
     )
 
 
-def attribution_table(results: pd.DataFrame, method: str, condition: str) -> Table:
-    """The rungs and the parts of one attribution figure in numbers; no groups where none was measured."""
-    sizes = {"rungs: tuned difference to SimCLR": ladder(results, method, condition)}
-    attribution = attribute(results, method, condition)
+def attribution_table(rungs: Sequence[Rung], attribution: Attribution | None) -> Table:
+    """The rungs and the parts of one attribution figure in numbers."""
+    sizes = {"rungs: tuned difference to SimCLR": rungs}
     if attribution is not None:
         parts = [(part.name, part.meaning, part.size) for part in attribution.parts]
-        parts.append(("published", "the parts together", attribution.gain))
-        sizes["parts of the published difference"] = parts
-    groups = [
-        (
-            title,
-            tuple(
-                Row(name, (words(meaning), estimate(size.mean, size.low, size.high, _fine_points)))
-                for name, meaning, size in listed
-            ),
-        )
-        for title, listed in sizes.items()
-        if listed
-    ]
-    return Table(
-        f"{feature_name(method)} under {condition_name(condition)}, in points",
-        ("what it is", "size (95 % interval)"),
-        tuple(groups),
-    )
+        sizes["parts of the published difference"] = [*parts, _whole(attribution)]
+    groups = []
+    for title, listed in sizes.items():
+        cells = [
+            (words(what), estimate(size.mean, size.low, size.high, _fine_points)) for _, what, size in listed
+        ]
+        rows = [Row(name, row) for (name, _, _), row in zip(listed, cells, strict=True)]
+        groups.append((title, tuple(rows)))
+    return Table("The same in numbers, points", ("what it is", "size (95 % interval)"), tuple(groups))
 
 
 def monosemanticity_table(results: pd.DataFrame) -> Table:
@@ -153,6 +146,10 @@ def edge_table(results: pd.DataFrame) -> Table:
 def is_dense(read: Callable[[str], "pd.Series[float]"]) -> bool:
     """Whether nearly every sample activates nearly every dimension, so that the native score says nothing."""
     return bool(read("l0").mean() > DENSE_SHARE * read("dimensions").mean())
+
+
+def _whole(attribution: Attribution) -> Rung:
+    return "published", "the parts together", attribution.gain
 
 
 def _verdict_cells(comparisons: pd.DataFrame, row: "pd.Series[Any]") -> tuple[Cell, ...]:
