@@ -59,7 +59,7 @@ class RidgePath:
         """Decompose the training features [N, D]; costs one eigendecomposition of size min(N, D).
 
         Raises:
-            InputError: all samples are equal.
+            InputError: a NaN or infinite value, or all samples are equal.
         """
         axes = principal_axes(features)
         return cls(axes, axes.project(features))
@@ -68,7 +68,7 @@ class RidgePath:
         """Fit all rows of labels [P, N] at all strengths and score each by leave-one-out.
 
         Raises:
-            InputError: a label outside 0..n_classes-1, one class only, NaN or infinite features.
+            InputError: a label outside 0..n_classes-1, one class only, labels of another number of samples.
         """
         check_problems(self.scores, labels, n_classes)
         labels = labels.to(self.scores.device)

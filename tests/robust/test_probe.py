@@ -105,6 +105,18 @@ def test_blocks_of_problems_do_not_change_them(monkeypatch: pytest.MonkeyPatch) 
     torch.testing.assert_close(one_by_one.predict(features), together.logits(features).argmax(-1))
 
 
+def test_batches_visit_every_sample_once_an_epoch_while_the_rate_falls_to_zero() -> None:
+    settings = ProbeSettings(epochs=3, batch_size=4, lr=2.0)
+    rows, rates = zip(*probe_batches(10, settings, seed=0), strict=True)
+    assert [len(batch) for batch in rows] == [4, 4, 2] * 3
+    epochs = [torch.cat(rows[start : start + 3]) for start in (0, 3, 6)]
+    assert all(torch.equal(order.sort().values, torch.arange(10)) for order in epochs)
+    assert not torch.equal(epochs[0], epochs[1])
+    torch.testing.assert_close(torch.tensor(rates), 1 + torch.cos(torch.arange(9) * torch.pi / 9))
+    constant = probe_batches(10, settings.replace(schedule="constant"), seed=0)
+    assert {rate for _, rate in constant} == {2.0}
+
+
 def rotated_difference(optimizer: str) -> float:
     features, labels = problem(torch.float32)
     generator = torch.Generator().manual_seed(1)
