@@ -33,6 +33,7 @@ def test_one_difference_leaves_everything_open() -> None:
     assert paired_t([0.2]) == (0.2, -np.inf, np.inf, 1.0, 1)
 
 
+@settings(deadline=None, max_examples=50)
 @given(differences)
 def test_sign_flip_equals_enumeration(d: list[float]) -> None:
     observed = abs(sum(d))
@@ -54,6 +55,7 @@ def test_holm_by_hand() -> None:
     np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
 
 
+@settings(deadline=None, max_examples=50)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
 def test_holm_rejects_what_stepping_down_rejects(p: list[float]) -> None:
     rejected = np.zeros(len(p), dtype=bool)
@@ -99,7 +101,7 @@ def test_verdict(mean: float, low: float, high: float, p: float, n: int, word: s
     assert verdict(mean, low, high, p, n, margin=0.5) == word
 
 
-@settings(max_examples=25)
+@settings(deadline=None, max_examples=50)
 @given(differences, st.floats(0.1, 10))
 def test_the_unit_of_the_differences_changes_no_p(d: list[float], unit: float) -> None:
     spread = np.ptp(d)
