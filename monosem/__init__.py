@@ -11,6 +11,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "FeatureSet": "monosem.data.feature_set",
     "RidgePath": "monosem.robust.ridge",
+    "RidgeSettings": "monosem.robust.ridge",
+    "SAESettings": "monosem.sparse.sae",
     "SparseAutoencoder": "monosem.sparse.sae",
     "compare": "monosem.experiments.comparisons",
     "corrupt_labels": "monosem.data.label_noise",

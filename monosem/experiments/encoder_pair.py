@@ -1,29 +1,25 @@
-"""The stages of one encoder pair: pretrain SimCLR and NCL, embed, train the SAE, measure, probe.
+"""One encoder pair at work: pretrain SimCLR and NCL, embed, train the SAE, measure, probe.
 
 Each stage reads the folders of those before it, so any of them can be found again, shared between recipes, or
 resumed alone.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from monosem.core.artifacts import load_tensors, save_tensors
 from monosem.core.progress import Watch
 from monosem.data.datasets import ImageDataset
 from monosem.data.feature_set import FeatureSet
 from monosem.data.input_noise import add_input_noise
-from monosem.encoders.backbones import Encoder, build_encoder, load_encoder, save_encoder
+from monosem.encoders.backbones import Encoder, load_encoder, save_encoder
 from monosem.encoders.embed import embed_images
-from monosem.encoders.pretrain import PretrainSettings, pretrain
-from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, Outputs
+from monosem.encoders.pretrain import pretrain
+from monosem.experiments.feature_sets import FeatureBank, Outputs
 from monosem.experiments.grid import (
     TestFeatures,
     corrupt,
@@ -33,28 +29,12 @@ from monosem.experiments.grid import (
     published_protocol,
     tuned_protocol,
 )
+from monosem.experiments.pair_plan import OBJECTIVES, Objective, plan_pair
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, read_results, rows, write_table
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.sparse.sae import SparseAutoencoder
 from monosem.sparse.train import fit, fvu
-
-Objective = Literal["simclr", "ncl"]
-
-_OBJECTIVES: tuple[Objective, ...] = ("simclr", "ncl")
-
-_FLOPS = 80e9
-"""Operations a second that expected times assume: two ordinary CPU cores in single precision."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage, how to make it from (output folder, scratch folder), and what it is expected to cost."""
-
-    stage: Stage
-    make: Callable[[Path, Path], None]
-    seconds: float
-    megabytes: float = 0.1
 
 
 class EncoderPair:
@@ -80,6 +60,7 @@ class EncoderPair:
     ) -> None:
         self.index = index
         self.seed = recipe.seed + index
+        self.stages = plan_pair(recipe, train, test, self.seed)
         self.noisy_labels = corrupt(
             train.labels, train.n_classes, recipe.label_noise, recipe.n_noise, self.seed
         )
@@ -90,88 +71,19 @@ class EncoderPair:
         self._watch = watch
         self._noise_cells = noise_cells(recipe.input_noise.levels, recipe.n_noise)
 
-        data = {"train": train.fingerprint, "test": test.fingerprint}
-        input_noise = {
-            **recipe.input_noise.model_dump(mode="json"),
-            "draws": recipe.n_noise,
-            "seed": self.seed,
-        }
-        label_noise = {
-            **recipe.label_noise.model_dump(mode="json"),
-            "draws": recipe.n_noise,
-            "seed": self.seed,
-        }
-        self._pretrained = {
-            name: Stage(
-                f"pretrain-{name}", {"data": train.fingerprint, "seed": self.seed, **_facts(recipe, name)}
-            )
-            for name in _OBJECTIVES
-        }
-        self._embedded = {
-            name: Stage(f"embed-{name}", data, [self._pretrained[name]]) for name in _OBJECTIVES
-        }
-        self._embedded_noisy = {
-            name: Stage(f"embed-{name}-noisy", {**data, **input_noise}, [self._pretrained[name]])
-            for name in _OBJECTIVES
-        }
-        sae_facts = {"seed": self.seed, **recipe.sae.model_dump(mode="json")}
-        self._sae = Stage("sae", sae_facts, [self._embedded["simclr"]])
-        self._results: dict[tuple[str, str], Stage] = {}
-        clean = [*self._embedded.values(), self._sae]
-        probed = [*clean, *self._embedded_noisy.values()]
-        for features in FEATURE_SETS:
-            of = {"features": features, "seed": self.seed}
-            self._results[features, "measure"] = Stage("measure", of, clean)
-            tuned = {**of, "label_noise": label_noise, **recipe.tuned.model_dump(mode="json")}
-            self._results[features, "tuned"] = Stage("tuned", tuned, probed)
-            if recipe.published_on == "all" or features in (BASELINE, *METHODS):
-                published = {**of, "label_noise": label_noise, **recipe.published.model_dump(mode="json")}
-                self._results[features, "published"] = Stage("published", published, probed)
-
-    def steps(self) -> list[Step]:
-        """Every stage of the pair in the order of work, with its expected seconds and megabytes."""
-        recipe, n_train, n_test = self._recipe, len(self._train), len(self._test)
-        width = recipe.pretrain.encoder.projector_out
-        image = forward_flops(recipe.pretrain, self._train) / _FLOPS
-        n_noisy = n_test * len(self._noise_cells)
-        steps = []
-        for name in _OBJECTIVES:
-            training = 3 * image * 2 * n_train * recipe.pretrain.epochs
-            steps += [
-                Step(self._pretrained[name], partial(self._pretrain, name), training, 4),
-                Step(
-                    self._embedded[name],
-                    partial(self._embed, name),
-                    image * (n_train + n_test),
-                    4e-6 * (n_train + n_test) * width,
-                ),
-                Step(
-                    self._embedded_noisy[name],
-                    partial(self._embed_noisy, name),
-                    image * n_noisy,
-                    2e-6 * n_noisy * width,
-                ),
-            ]
-        sae = 12 * n_train * recipe.sae.epochs * width * (recipe.sae.n_latents or width) / _FLOPS
-        steps.append(Step(self._sae, self._train_sae, sae))
-        probes = 4 * n_train * width * len(self.noisy_labels.cells) * self._train.n_classes / _FLOPS
-        seconds = {
-            "measure": 4 * n_train * n_test * width / _FLOPS,
-            "tuned": probes * len(recipe.tuned.strengths()) / 2,
-            "published": probes * recipe.published.epochs,
-        }
-        for (features, kind), stage in self._results.items():
-            steps.append(Step(stage, partial(self._make_results, features, kind), 0.02 + seconds[kind]))
-        return steps
+    def run(self, stage: Stage, expected_seconds: float) -> None:
+        """Make one of `stages`, unless it is there."""
+        self._cache.run(stage, lambda output, scratch: self._make(stage, output, scratch), expected_seconds)
 
     def results(self) -> list[pd.DataFrame]:
         """The tables of every result stage."""
-        return [read_results(self._cache.folder(stage) / "results.csv") for stage in self._results.values()]
+        stages = self.stages.results.values()
+        return [read_results(self._cache.folder(stage) / "results.csv") for stage in stages]
 
     def correctness(self, features: str) -> dict[tuple[str, str], np.ndarray]:
         """(protocol, condition) -> per-sample correctness of the primary endpoint, [test samples]."""
         found = {}
-        for (name, _), stage in self._results.items():
+        for (name, _), stage in self.stages.results.items():
             file = self._cache.folder(stage) / "correctness.safetensors"
             if name == features and file.exists():
                 for key, values in load_tensors(file).items():
@@ -182,6 +94,22 @@ class EncoderPair:
     def release(self) -> None:
         """Forget what is held in memory, to make room for the next pair."""
         self.__dict__.pop("_bank", None)
+
+    def _make(self, stage: Stage, output: Path, scratch: Path) -> None:
+        """Write the files of `stage` into `output`."""
+        for name in OBJECTIVES:
+            if stage is self.stages.pretrained[name]:
+                return self._pretrain(name, output, scratch)
+            if stage is self.stages.embedded[name]:
+                return self._embed(name, output)
+            if stage is self.stages.embedded_noisy[name]:
+                return self._embed_noisy(name, output)
+        if stage is self.stages.sae:
+            return self._train_sae(output)
+        for (features, kind), result in self.stages.results.items():
+            if stage is result:
+                return self._make_results(features, kind, output)
+        raise KeyError(stage.key)
 
     def _pretrain(self, name: Objective, output: Path, scratch: Path) -> None:
         trained = pretrain(
@@ -196,15 +124,15 @@ class EncoderPair:
         write_table(pd.DataFrame(trained.history), output / "history.csv")
 
     def _encoder(self, name: Objective) -> Encoder:
-        return load_encoder(self._cache.folder(self._pretrained[name]) / "encoder")
+        return load_encoder(self._cache.folder(self.stages.pretrained[name]) / "encoder")
 
-    def _embed(self, name: Objective, output: Path, scratch: Path) -> None:
+    def _embed(self, name: Objective, output: Path) -> None:
         encoder = self._encoder(name)
         for split, data in (("train", self._train), ("test", self._test)):
             outputs = embed_images(encoder, data.images, self._train.mean, self._train.std, device=_device())
             FeatureSet.from_arrays(outputs, data.labels, data.ids, name=name).save(output / split)
 
-    def _embed_noisy(self, name: Objective, output: Path, scratch: Path) -> None:
+    def _embed_noisy(self, name: Objective, output: Path) -> None:
         encoder, kind = self._encoder(name), self._recipe.input_noise.kind
         outputs = {}
         for done, (level, draw) in enumerate(self._noise_cells):
@@ -221,22 +149,22 @@ class EncoderPair:
             self._watch.progress(done + 1, len(self._noise_cells))
         save_tensors(output / "outputs.safetensors", outputs)
 
-    def _train_sae(self, output: Path, scratch: Path) -> None:
-        features = FeatureSet.open(self._cache.folder(self._embedded["simclr"]) / "train")
+    def _train_sae(self, output: Path) -> None:
+        features = FeatureSet.open(self._cache.folder(self.stages.embedded["simclr"]) / "train")
         sae = fit(features.dense(), self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
         sae.save(output / "sae")
 
     @cached_property
     def _bank(self) -> FeatureBank:
         outputs: dict[str, Outputs] = {}
-        for name in _OBJECTIVES:
-            folder = self._cache.folder(self._embedded[name])
-            noisy = load_tensors(self._cache.folder(self._embedded_noisy[name]) / "outputs.safetensors")
+        for name in OBJECTIVES:
+            folder = self._cache.folder(self.stages.embedded[name])
+            noisy = load_tensors(self._cache.folder(self.stages.embedded_noisy[name]) / "outputs.safetensors")
             train, test = (
                 torch.from_numpy(FeatureSet.open(folder / split).dense()) for split in ("train", "test")
             )
             outputs[name] = Outputs(train, test, [noisy[_cell_name(*cell)] for cell in self._noise_cells])
-        sae = SparseAutoencoder.load(self._cache.folder(self._sae) / "sae")
+        sae = SparseAutoencoder.load(self._cache.folder(self.stages.sae) / "sae")
         return FeatureBank(outputs, self._encoder("ncl"), sae, self.seed)
 
     def _fvu(self) -> float:
@@ -244,7 +172,7 @@ class EncoderPair:
         dense = self._bank.make(BASELINE)
         return fvu(self._bank.sae, dense.test, dense.train.mean(dim=0))
 
-    def _make_results(self, features: str, kind: str, output: Path, scratch: Path) -> None:
+    def _make_results(self, features: str, kind: str, output: Path) -> None:
         made = self._bank.make(features)
         recipe, train, labels = self._recipe, made.train, self.noisy_labels
         condition = f"input-noise-{recipe.input_noise.kind.replace('_', '-')}"
@@ -267,21 +195,6 @@ class EncoderPair:
         if features in (BASELINE, *METHODS) and outcome.correctness:
             tensors = {"/".join(key): values for key, values in outcome.correctness.items()}
             save_tensors(output / "correctness.safetensors", tensors)
-
-
-def forward_flops(settings: PretrainSettings, data: ImageDataset) -> float:
-    """Floating-point operations of one image through the encoder."""
-    encoder = build_encoder(settings.encoder, data.images.shape[1], 0).eval()
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(data.images[:1].float())
-    return float(counter.get_total_flops())
-
-
-def _facts(recipe: Recipe, objective: Objective) -> dict[str, object]:
-    """The pretraining settings that matter for one objective, so that changing NCL's alone keeps SimCLR."""
-    settings = recipe.pretrain.replace(objective=objective)
-    of_ncl = {"nonlinearity", "nonnegative_on", "minus_mean_abs"} if objective == "simclr" else set()
-    return settings.model_dump(mode="json", exclude=of_ncl)
 
 
 def _cell_name(level: float, draw: int) -> str:

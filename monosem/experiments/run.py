@@ -4,7 +4,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,10 +13,11 @@ from monosem.core.progress import TimedWatch
 from monosem.core.run_folder import RunFolder
 from monosem.data.datasets import ImageDataset, load_dataset
 from monosem.experiments.comparisons import Correctness, compare
-from monosem.experiments.encoder_pair import EncoderPair, Step
+from monosem.experiments.encoder_pair import EncoderPair
+from monosem.experiments.pair_plan import Cost, expected_costs
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, write_table
-from monosem.experiments.stage_cache import StageCache
+from monosem.experiments.stage_cache import Stage, StageCache
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,14 @@ class Reading:
     eta_seconds: float | None = None
     values: dict[str, float] = field(default_factory=dict)
     notice: str = ""
+
+
+class Step(NamedTuple):
+    """A stage of the plan, what it costs, and whether it is there."""
+
+    stage: Stage
+    cost: Cost
+    is_there: bool
 
 
 class RunWatch(TimedWatch):
@@ -80,7 +89,7 @@ class RunWatch(TimedWatch):
 
 
 class Experiment:
-    """A recipe with its data loaded and its stages planned: for every encoder pair, (step, is it there)."""
+    """A recipe with its data loaded and its stages planned, each with its cost and whether it is there."""
 
     def __init__(self, request: Request, watch: RunWatch) -> None:
         recipe = request.recipe
@@ -90,22 +99,29 @@ class Experiment:
             EncoderPair(recipe, self.train, self.test, self.cache, watch, index)
             for index in range(recipe.n_encoders)
         ]
-        self.plan = [[(step, self.cache.has(step.stage)) for step in pair.steps()] for pair in self.pairs]
+        costs = expected_costs(recipe, self.train, self.test)
+        self.plan = {
+            pair.index: [
+                Step(stage, costs[stage.name], self.cache.has(stage)) for stage in pair.stages.in_order()
+            ]
+            for pair in self.pairs
+        }
+        # What stages of a kind took here before says more than a count of operations.
+        self.paces = {name: self.cache.pace(name) for name in costs}
 
-    def missing(self) -> list[Step]:
-        """The steps that are still to be made."""
-        return [step for steps in self.plan for step, is_there in steps if not is_there]
+    def steps(self) -> list[Step]:
+        """All steps of all pairs."""
+        return [step for steps in self.plan.values() for step in steps]
 
-    def expected_seconds(self) -> float:
-        """What the whole run would take from nothing."""
-        return sum(step.seconds for steps in self.plan for step, _ in steps)
+    def expected_seconds(self, step: Step) -> float:
+        """What a step is expected to take on this machine."""
+        return step.cost.seconds * self.paces[step.stage.name]
 
     def levels_without_signal(self) -> list[float]:
         """Label noise rates that leave nothing to learn from."""
         noisy = self.pairs[0].noisy_labels
-        return sorted(
-            {lv for (lv, _), signal in zip(noisy.cells, noisy.signal, strict=True) if abs(signal) < 1e-9}
-        )
+        signals = zip(noisy.cells, noisy.signal, strict=True)
+        return sorted({level for (level, _), signal in signals if abs(signal) < 1e-9})
 
 
 def run_recipe(request: Request, watch: RunWatch) -> None:
@@ -118,15 +134,17 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     started = time.monotonic()
     experiment = Experiment(request, watch)
     folder = RunFolder.claim(request.out, request.recipe.model_dump(mode="json"), request.command)
-    watch.plan(experiment.expected_seconds(), sum(step.seconds for step in experiment.missing()))
+    seconds = [(experiment.expected_seconds(step), step.is_there) for step in experiment.steps()]
+    watch.plan(sum(s for s, _ in seconds), sum(s for s, is_there in seconds if not is_there))
     for level in experiment.levels_without_signal():
         watch.notice(f"label noise at {level:g} leaves no signal: no probe can beat chance there")
-    for pair, steps in zip(experiment.pairs, experiment.plan, strict=True):
-        for step, is_there in steps:
-            if not is_there:
+    for pair in experiment.pairs:
+        for step in experiment.plan[pair.index]:
+            if not step.is_there:
                 watch.check()
-                watch.begin(f"pair {pair.index + 1}/{len(experiment.pairs)} {step.stage.name}", step.seconds)
-            experiment.cache.run(step.stage, step.make)
+                name = f"pair {pair.index + 1}/{len(experiment.pairs)} {step.stage.name}"
+                watch.begin(name, experiment.expected_seconds(step))
+            pair.run(step.stage, step.cost.seconds)
         pair.release()
     results = pd.concat([table for pair in experiment.pairs for table in pair.results()], ignore_index=True)
     comparisons = compare(results, request.recipe.margin, _correctness(experiment.pairs))
@@ -144,15 +162,16 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
 def dry_run_lines(request: Request) -> list[str]:
     """The stages of a run, which of them are there, and the time and disk the others are expected to take."""
     experiment = Experiment(request, RunWatch())
+    steps = experiment.steps()
     lines = [
-        f"{'cached' if is_there else f'{step.seconds:.0f} s':>8}  {step.stage.key}"
-        for steps in experiment.plan
-        for step, is_there in steps
+        f"{'cached' if step.is_there else f'{experiment.expected_seconds(step):.1f} s':>8}  {step.stage.key}"
+        for step in steps
     ]
-    missing = experiment.missing()
-    minutes, megabytes = sum(step.seconds for step in missing) / 60, sum(step.megabytes for step in missing)
+    missing = [step for step in steps if not step.is_there]
+    minutes = sum(experiment.expected_seconds(step) for step in missing) / 60
+    megabytes = sum(step.cost.megabytes for step in missing)
     lines.append(
-        f"{len(lines)} stages, {len(lines) - len(missing)} cached; the others take about {minutes:.1f} min"
+        f"{len(steps)} stages, {len(steps) - len(missing)} cached; the others take about {minutes:.1f} min"
         f" and {megabytes:.0f} MB under {request.store}; results go to {request.out}"
     )
     return lines

@@ -20,6 +20,8 @@ from monosem.core.artifacts import (
 )
 from monosem.core.errors import InputError
 
+_HASH_DIGITS = 16
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -41,7 +43,7 @@ class Stage:
             "inputs": [stage.key for stage in self.inputs],
             "version": self.version,
         }
-        return f"{self.name}-{fingerprint_json(facts)[:16]}"
+        return f"{self.name}-{fingerprint_json(facts)[:_HASH_DIGITS]}"
 
 
 @dataclass
@@ -71,7 +73,16 @@ class StageCache:
         self._verified.add(stage.key)
         return True
 
-    def run(self, stage: Stage, make: Callable[[Path, Path], None]) -> Path:
+    def pace(self, name: str) -> float:
+        """Seconds that stages of this name took over the seconds expected of them; 1 if none is there."""
+        took = expected = 0.0
+        for file in self.root.glob(f"{name}-{'[0-9a-f]' * _HASH_DIGITS}/stage.json"):
+            facts = read_json(file)
+            if facts.get("expected_seconds"):
+                took, expected = took + facts["wall_seconds"], expected + facts["expected_seconds"]
+        return took / expected if expected else 1.0
+
+    def run(self, stage: Stage, make: Callable[[Path, Path], None], expected_seconds: float = 0.0) -> Path:
         """The folder with the output of `stage`, made by `make(output, scratch)` if it is not there yet.
 
         `output` is an empty folder that becomes the stage's; `scratch` outlives an interruption.
@@ -89,6 +100,7 @@ class StageCache:
                         "settings": stage.settings,
                         "inputs": [i.key for i in stage.inputs],
                         "wall_seconds": seconds,
+                        "expected_seconds": expected_seconds,
                     },
                 )
             shutil.rmtree(scratch, ignore_errors=True)

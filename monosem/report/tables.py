@@ -12,7 +12,7 @@ import pandas as pd
 
 from monosem.core.run_folder import open_run
 from monosem.experiments.attribution import attribute, parts_in_words, sentence
-from monosem.experiments.comparisons import BOOTSTRAP_UNIT, GAIN, PRIMARY, primary
+from monosem.experiments.comparisons import BOOTSTRAP_UNIT, GAIN, MIN_ENCODERS, PRIMARY, primary
 from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions, read_results
 from monosem.report.wording import (
     PROTOCOL_TITLES,
@@ -46,6 +46,7 @@ def verdict_screen(run: Path) -> str:
     train = manifest["data"][0]
     lines = [
         f"{train['name']}: {train['samples']:,} images, {train['classes']} classes; {scope(comparisons)}",
+        *_warning(comparisons),
         "Mean test accuracy over noise levels minus SimCLR's: points [95 % interval]",
         "published: the paper's fixed probe; tuned: its strength chosen on noisy labels",
     ]
@@ -66,10 +67,15 @@ def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
 
 
 def scope(comparisons: pd.DataFrame) -> str:
-    """What the claims are about, with the unit of replication."""
+    """The replicates behind every claim."""
     row = comparisons[comparisons["endpoint"] == PRIMARY].iloc[0]
-    size = f"{_count(row['n_encoders'], 'encoder pair')} x {_count(row['n_noise'], 'noise draw')}"
-    return size if row["unit"] == "encoder" else f"{size}, for these checkpoints only"
+    return f"{_count(row['n_encoders'], 'encoder pair')} x {_count(row['n_noise'], 'noise draw')}"
+
+
+def _warning(comparisons: pd.DataFrame) -> list[str]:
+    if "probe" not in set(comparisons["unit"]):
+        return []
+    return [f"Fewer than {MIN_ENCODERS} pairs: every verdict is about these checkpoints only."]
 
 
 def _count(n: float, noun: str) -> str:
@@ -90,6 +96,7 @@ def summary(run: Path) -> str:
         " points, with 95 % intervals; the primary endpoint is the mean over noise levels. p: paired t test,"
         " Holm-corrected over all primary endpoints of this run. The oracle is a bound nobody can have.",
     ]
+    parts += _warning(comparisons)
     for condition in conditions(results):
         parts += [
             f"## {_title(results, condition)}",

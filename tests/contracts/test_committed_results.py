@@ -1,0 +1,38 @@
+"""No number in docs/results or the README is typed by hand: all follow from the committed results.csv."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from monosem.core.artifacts import fingerprint_json
+from monosem.experiments.comparisons import BOOTSTRAP_UNIT, compare
+from monosem.experiments.results import read_results
+from monosem.report.tables import summary, verdict_screen
+
+ROOT = Path(__file__).parents[2]
+RUNS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/manifest.json"))
+
+
+def test_there_are_results():
+    assert {"digits", "cifar100-small"} <= {run.name for run in RUNS}
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_comparisons_and_summary_follow_from_the_results(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["recipe_hash"] == fingerprint_json(manifest["recipe"])
+    committed = pd.read_csv(run / "comparisons.csv")
+    # The bootstrap over test images needs per-image correctness, which is too large to keep here.
+    committed = committed[committed["unit"] != BOOTSTRAP_UNIT].reset_index(drop=True)
+    fresh = compare(read_results(run / "results.csv"), manifest["recipe"]["margin"])
+    pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
+    assert summary(run) == (run / "summary.md").read_text()
+
+
+def test_the_readme_shows_the_real_verdict_of_the_demo():
+    screen = verdict_screen(ROOT / "docs" / "results" / "digits")
+    verdict, _, report_line = screen.rpartition("\n")
+    assert report_line.startswith("Report: ")
+    assert verdict in (ROOT / "README.md").read_text()
