@@ -138,6 +138,9 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     watch.plan(sum(s for s, _ in seconds), sum(s for s, is_there in seconds if not is_there))
     for level in experiment.levels_without_signal():
         watch.notice(f"label noise at {level:g} leaves no signal: no probe can beat chance there")
+    for dataset in (experiment.train, experiment.test):
+        if dataset.skipped:
+            watch.notice(f"{len(dataset.skipped)} images did not decode and are left out; see manifest.json")
     for pair in experiment.pairs:
         for step in experiment.plan[pair.index]:
             if not step.is_there:
@@ -195,6 +198,7 @@ def _describe(dataset: ImageDataset, split: str) -> dict[str, Any]:
         "classes": dataset.n_classes,
         "fingerprint": dataset.fingerprint,
         "licence": dataset.licence,
+        "skipped": list(dataset.skipped),
     }
 
 
