@@ -15,6 +15,7 @@ from monosem.report.wording import (
     PROTOCOL_MEANINGS,
     claim,
     condition_name,
+    counted,
     feature_name,
     interval,
     is_label_noise,
@@ -45,9 +46,15 @@ def facts(manifest: dict[str, Any], comparisons: pd.DataFrame) -> list[str]:
     row = comparisons[comparisons["verdict"].notna()].iloc[0]
     return [
         f"{data[0]['name']}: {images} images, {data[0]['classes']} classes",
-        f"{row['n_encoders']:.0f} encoder pairs",
-        f"{row['n_noise']:.0f} noise draws each",
+        counted(row["n_encoders"], "encoder pair"),
+        f"{counted(row['n_noise'], 'noise draw')} each",
     ]
+
+
+def unit(comparisons: pd.DataFrame) -> str:
+    """What the intervals of the comparisons are over, in the plural."""
+    claims = comparisons[comparisons["verdict"].notna()]
+    return "encoder pairs" if (claims["unit"] == "encoder").all() else "probes"
 
 
 def question(results: pd.DataFrame) -> str:
@@ -75,8 +82,8 @@ def findings(
 def limits(results: pd.DataFrame, comparisons: pd.DataFrame) -> Iterator[str]:
     """What the numbers of this run cannot say, one sentence or two each."""
     claims = comparisons[comparisons["verdict"].notna()]
-    n, unit = f"{claims['n_encoders'].iloc[0]:.0f}", claims["unit"].iloc[0]
-    if unit == "encoder":
+    n = f"{claims['n_encoders'].iloc[0]:.0f}"
+    if unit(comparisons) == "encoder pairs":
         yield (
             f"The unit of replication is one independently trained encoder pair; there are {n}. Intervals and"
             " p values are over pairs, noise draws averaged first."
@@ -171,5 +178,5 @@ def _levels(results: pd.DataFrame, condition: str) -> str:
 
 def _unbroken(text: str) -> str:
     """Keep numbers on one line with what they count."""
-    before_unit, after_name = r"(?<=\d) (?=%|points|encoder|probes)", r"(?<=Holm) (?=p )|(?<= p) (?=[\d<])"
+    before_unit, after_name = r"(?<=\d) (?=%|points|encoder|probe)", r"(?<=Holm) (?=p )|(?<= p) (?=[\d<])"
     return re.sub(f"{before_unit}|{after_name}", "\N{NO-BREAK SPACE}", text)

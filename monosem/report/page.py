@@ -65,11 +65,12 @@ def render_page(
     )
     return environment.get_template("report.html.j2").render(
         manifest=manifest,
-        recipe_yaml=yaml.safe_dump(manifest["recipe"], sort_keys=False, default_flow_style=None),
+        recipe_yaml=yaml.safe_dump(manifest["recipe"], sort_keys=False, default_flow_style=None, width=100),
         margin=points(manifest["recipe"]["margin"]).removeprefix("+"),
         facts=findings.facts(manifest, comparisons),
         question=findings.question(results),
         findings={method: dict(findings.findings(results, comparisons, method)) for method in METHODS},
+        unit=findings.unit(comparisons),
         limits=list(findings.limits(results, comparisons)),
         feature_name=feature_name,
         method_meanings=METHOD_MEANINGS,

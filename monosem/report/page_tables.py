@@ -27,7 +27,7 @@ from monosem.report.wording import (
 )
 
 DENSE_SHARE = 0.9
-"""A set whose samples activate more than this share of its dimensions is dense."""
+"""A set whose samples have more than this share of its dimensions off zero is dense."""
 
 Rung = tuple[str, str, PairedResult]
 """Name, what it is, size."""
@@ -98,7 +98,7 @@ def monosemanticity_table(results: pd.DataFrame) -> Table:
         (("", tuple(rows)),),
         spans=(
             ("matched: the same number of top samples for every dimension", 3),
-            ("native: the samples on which a dimension is active", 3),
+            ("native: the samples on which a dimension is above zero", 3),
         ),
     )
 
@@ -144,7 +144,7 @@ def edge_table(results: pd.DataFrame) -> Table:
 
 
 def is_dense(read: Callable[[str], "pd.Series[float]"]) -> bool:
-    """Whether nearly every sample activates nearly every dimension, so that the native score says nothing."""
+    """Whether samples have nearly all dimensions off zero, so that the native score says nothing."""
     return bool(read("l0").mean() > DENSE_SHARE * read("dimensions").mean())
 
 

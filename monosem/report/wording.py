@@ -41,8 +41,8 @@ PROTOCOL_TITLES = {
 }
 PROTOCOL_MEANINGS = {
     "published": "the paper's fixed probe settings",
-    "tuned": "the probe tuned on the noisy training labels",
-    "oracle": "the probe tuned on the clean test labels, an upper bound nobody can have",
+    "tuned": "the probe tuned on the training labels it was given",
+    "oracle": "the probe tuned on the test labels, an upper bound nobody can have",
 }
 
 
@@ -115,8 +115,13 @@ def p_value(p: float) -> str:
 def replicates(row: "pd.Series[Any]") -> str:
     """What the interval of a comparison is over: "6 encoder pairs" or "9 probes"."""
     if row["unit"] == "encoder":
-        return f"{row['n_encoders']:.0f} encoder pairs"
-    return f"{row['n_encoders'] * row['n_noise']:.0f} probes"
+        return counted(row["n_encoders"], "encoder pair")
+    return counted(row["n_encoders"] * row["n_noise"], "probe")
+
+
+def counted(n: float, noun: str) -> str:
+    """A number of things: "1 probe", "6 encoder pairs"."""
+    return f"{n:.0f} {noun}{'' if n == 1 else 's'}"
 
 
 def claim(row: "pd.Series[Any]") -> str:
