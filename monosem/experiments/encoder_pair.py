@@ -17,7 +17,7 @@ from monosem.data.datasets import ImageDataset
 from monosem.data.feature_set import FeatureSet
 from monosem.data.input_noise import add_input_noise
 from monosem.encoders.backbones import Encoder, load_encoder, save_encoder
-from monosem.encoders.embed import embed_images
+from monosem.encoders.embed import embed, embed_images
 from monosem.encoders.pretrain import pretrain
 from monosem.experiments.feature_sets import FeatureBank, Outputs
 from monosem.experiments.grid import (
@@ -128,9 +128,8 @@ class EncoderPair:
 
     def _embed(self, name: Objective, output: Path) -> None:
         encoder = self._encoder(name)
-        for split, data in (("train", self._train), ("test", self._test)):
-            outputs = embed_images(encoder, data.images, self._train.mean, self._train.std, device=_device())
-            FeatureSet.from_arrays(outputs, data.labels, data.ids, name=name).save(output / split)
+        for split, dataset in (("train", self._train), ("test", self._test)):
+            embed(dataset, encoder, device=_device()).save(output / split)
 
     def _embed_noisy(self, name: Objective, output: Path) -> None:
         encoder, kind = self._encoder(name), self._recipe.input_noise.kind
@@ -151,7 +150,7 @@ class EncoderPair:
 
     def _train_sae(self, output: Path) -> None:
         features = FeatureSet.open(self._cache.folder(self.stages.embedded["simclr"]) / "train")
-        sae = fit(features.dense(), self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
+        sae = fit(features, self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
         sae.save(output / "sae")
 
     @cached_property
