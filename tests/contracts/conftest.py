@@ -5,8 +5,8 @@ import pytest
 TINY = """\
 title: Tiny digits
 data: {name: digits, train_limit: 240, test_limit: 120}
-n_encoders: 2
-n_noise: 1
+n_encoders: 1
+n_noise: 2
 pretrain:
   encoder: {backbone: small_conv, width: 8, projector_hidden: 32, projector_out: 16}
   epochs: 6

@@ -26,13 +26,13 @@ def test_a_run_paused_again_and_again_ends_with_the_same_results_as_one_in_a_go(
     assert monosem("run", tiny, "--out", "whole", "--store", "a") == 0
     whole = capsys.readouterr()
     assert "label noise at 0.9 leaves no signal" in whole.err
-    assert "2 encoder pairs x 1 noise draw" in whole.out
+    assert "1 encoder pair x 2 noise draws" in whole.out
     assert "every verdict is about these checkpoints only" in whole.out
     assert [line for line in whole.out.splitlines() if len(line) > 80] == []
     assert len(whole.out.splitlines()) <= 24
 
     pauses = 0
-    while (code := monosem("run", tiny, "--out", "sliced", "--store", "b", "--stop-after", "0.5")) == 75:
+    while (code := monosem("run", tiny, "--out", "sliced", "--store", "b", "--stop-after", "1")) == 75:
         pauses += 1
         assert "goes on from here" in capsys.readouterr().err
         assert monosem("report", "sliced") == 2

@@ -73,9 +73,14 @@ def test_a_gain_that_is_there_without_noise_too_is_no_gain_in_robustness(planted
 def test_with_few_encoders_the_unit_is_the_probe(planted_results):
     shift = np.array([0.03, 0.02, 0.04])
     results = planted_results({("tuned", "simclr"): DENSE[:3], ("tuned", "ncl"): DENSE[:3] + shift})
-    row = primary(compare(results, margin=0.01), "tuned", CONDITION, "ncl")
+    comparisons = compare(results, margin=0.01)
+    row = primary(comparisons, "tuned", CONDITION, "ncl")
     assert row["unit"] == "probe"
     assert row["p"] == pytest.approx(stats.ttest_1samp(np.repeat(shift, 3), 0).pvalue)
+    # Clean probes have no noise draws to differ by: three values, not nine.
+    (clean,) = comparisons[comparisons["endpoint"] == "clean"].to_dict("records")
+    low, high = stats.ttest_1samp(shift, 0).confidence_interval()
+    assert [clean["ci_low"], clean["ci_high"]] == pytest.approx([low, high])
 
 
 def test_one_probe_decides_nothing(planted_results):
