@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.errors import InputError
-from monosem.measures.blocks import Features, check_labels, features_shape, row_blocks
+from monosem.measures.blocks import Features, Labels, check_labels, features_shape, row_blocks
 
 _PAIR_ROWS = 1024
 
@@ -104,9 +104,9 @@ def uniformity(features: Tensor) -> Tensor:
 
 def knn_accuracy(
     train: Features,
-    train_labels: Tensor,
+    train_labels: Labels,
     test: Features,
-    test_labels: Tensor,
+    test_labels: Labels,
     n_classes: int,
     *,
     neighbours: int = 20,

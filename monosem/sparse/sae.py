@@ -28,6 +28,7 @@ from monosem.sparse.kernels import topk_relu
 
 _FORMAT = "monosem-sae-1"
 _LAYER_EPS = 1e-5
+_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 class SAESettings(Settings):
@@ -46,29 +47,19 @@ class SAESettings(Settings):
     dead_after: Annotated[int, Field(ge=1)] = 10_000
     """Samples without activity after which a latent counts as dead during training."""
     epochs: Annotated[int, Field(ge=1)] = 30
-    batch_size: Annotated[int, Field(ge=1)] = 1024
-    lr: Annotated[float, Field(gt=0)] = 2e-3
-    betas: tuple[float, float] = (0.9, 0.999)
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    batch_size: Annotated[int, Field(ge=1)] = 512
+    lr: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of Adam; None: 0.1 / sqrt(D). A step moves every entry of a dictionary vector by
+    about the rate, hence the unit vector by the rate times sqrt(D), which should not depend on D."""
+    betas: tuple[_Share, _Share] = (0.9, 0.999)
+    warmup: _Share = 0.05
     """Share of the steps with rising learning rate; afterwards it follows half a cosine to zero."""
-
-    def for_dim(self, dim: int) -> "SAESettings":
-        """The settings with every None replaced for inputs of `dim` columns.
-
-        Raises:
-            InputError: k above the number of latents.
-        """
-        n_latents = self.n_latents or dim
-        k = self.k or max(1, n_latents // 8)
-        if k > n_latents:
-            raise InputError(f"sae.k={k} is more than sae.n_latents={n_latents}; choose a smaller k")
-        return self.replace(n_latents=n_latents, k=k, aux_k=self.aux_k or max(1, dim // 2))
 
 
 class SparseAutoencoder(nn.Module):
     """A TopK SAE over `dim` inputs; made by `monosem.sparse.train.fit` or `load`.
 
-    Frozen: no parameter asks for a gradient unless it is told to.
+    Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for k above the latents.
 
     Attributes:
         encoder, encoder_bias: `[L, D]`, `[L]`.
@@ -85,10 +76,12 @@ class SparseAutoencoder(nn.Module):
 
     def __init__(self, dim: int, settings: SAESettings) -> None:
         super().__init__()
-        self.settings = settings.for_dim(dim)
+        self.settings = settings
         self.dim = dim
-        self.k: int = self.settings.k or 1
-        self.n_latents: int = self.settings.n_latents or dim
+        self.n_latents = settings.n_latents or dim
+        self.k = settings.k or max(1, self.n_latents // 8)
+        if self.k > self.n_latents:
+            raise InputError(f"sae.k={self.k} is more than the {self.n_latents} latents; choose a smaller k")
         self.encoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)
         self.encoder_bias = nn.Parameter(torch.zeros(self.n_latents), requires_grad=False)
         self.decoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)

@@ -21,6 +21,8 @@ from monosem.sparse.sae import SAESettings, SparseAutoencoder
 
 _ADAM_EPS = 6.25e-10  # Gao et al., appendix A.3: gradients of rare latents are small
 
+_LR_TIMES_ROOT_DIM = 0.1
+
 
 @dataclass(frozen=True)
 class Step:
@@ -45,13 +47,12 @@ def fit(
         InputError: NaN or infinite features, features without any spread, or k above the latents.
     """
     n_rows, dim = features_shape(features)
-    sae = SparseAutoencoder(dim, settings or SAESettings())
-    settings = sae.settings
+    settings = settings or SAESettings()
+    sae = SparseAutoencoder(dim, settings)
     variance = initialise(sae, features, seed)
     sae.to(device)
-    optimizer = torch.optim.Adam(
-        sae.parameters(), lr=settings.lr, betas=settings.betas, eps=_ADAM_EPS, fused=True
-    )
+    lr = settings.lr or _LR_TIMES_ROOT_DIM / dim**0.5
+    optimizer = torch.optim.Adam(sae.parameters(), lr=lr, betas=settings.betas, eps=_ADAM_EPS, fused=True)
     n_batches = -(-n_rows // settings.batch_size)
     total = settings.epochs * n_batches
     idle = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
@@ -63,9 +64,9 @@ def fit(
             with torch.no_grad():
                 z = sae.normalise(take_rows(features, rows).to(device))
                 reading = gradients(sae, z, torch.nonzero(idle >= settings.dead_after)[:, 0], variance)
-                _remove_radial_gradient(sae)
+                remove_radial_gradient(sae)
                 for group in optimizer.param_groups:
-                    group["lr"] = settings.lr * warmup_cosine(step, int(settings.warmup * total), total)
+                    group["lr"] = lr * warmup_cosine(step, int(settings.warmup * total), total)
                 optimizer.step()
                 sae.decoder.div_(sae.decoder.norm(dim=1, keepdim=True))
                 idle.add_(len(rows)).masked_fill_(reading.active, 0)
@@ -99,7 +100,7 @@ def gradients(sae: SparseAutoencoder, z: Tensor, dead: Tensor, variance: float) 
     d_pre = (d_reconstruction @ sae.decoder.T).mul_(active)
     aux_loss = torch.zeros_like(loss)
     if len(dead) and settings.aux_coef > 0:
-        aux_codes = topk_relu(pre[:, dead], settings.aux_k or 1)
+        aux_codes = topk_relu(pre[:, dead], settings.aux_k or max(1, sae.dim // 2))
         # excess is minus the residual, so this is the auxiliary reconstruction minus the residual.
         aux_excess = aux_codes @ sae.decoder[dead] + excess
         spread = (excess - excess.mean(dim=0)).square().sum().clamp(min=torch.finfo(z.dtype).tiny)
@@ -135,7 +136,7 @@ def fvu(sae: SparseAutoencoder, features: Features, mean_train: Tensor) -> float
     return unexplained / spread
 
 
-def _remove_radial_gradient(sae: SparseAutoencoder) -> None:
+def remove_radial_gradient(sae: SparseAutoencoder) -> None:
     """Take from each decoder row's gradient what would only change its length, which is fixed at 1."""
     gradient = sae.decoder.grad
     if gradient is not None:

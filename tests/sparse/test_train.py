@@ -1,19 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from monosem.core.errors import InputError
 from monosem.core.progress import SilentWatch
+from monosem.sparse.initialise import geometric_median, initialise
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
-from monosem.sparse.train import fit, fvu, gradients
-
-
-def concepts(n_rows: int, dim: int, n_concepts: int, seed: int = 0) -> Tensor:
-    """Sparse non-negative mixtures of a fixed dictionary, away from the origin: what an SAE is for."""
-    dictionary = torch.randn(n_concepts, dim, generator=torch.Generator().manual_seed(99))
-    random = torch.Generator().manual_seed(seed)
-    present = torch.rand(n_rows, n_concepts, generator=random) < 3 / n_concepts
-    return (present * torch.rand(n_rows, n_concepts, generator=random)) @ dictionary + 5.0
+from monosem.sparse.train import fit, fvu, gradients, remove_radial_gradient
 
 
 def naive_loss(
@@ -61,3 +55,151 @@ def test_gradients_are_those_of_the_dense_objective(dead: list[int]) -> None:
     assert torch.allclose(0.5 * step.aux_loss, aux.double(), rtol=1e-12)
     for name, parameter in sae.named_parameters():
         assert torch.allclose(parameter.grad, weights[name].grad, rtol=1e-10, atol=1e-14), name
+
+
+def test_the_decoder_keeps_unit_norm_and_no_gradient_along_it(
+    trained: SparseAutoencoder, train_features: Tensor
+) -> None:
+    assert torch.allclose(trained.decoder.norm(dim=1), torch.ones(24))
+    sae = SparseAutoencoder(12, SAESettings(n_latents=24, k=4))
+    sae.load_state_dict(trained.state_dict())
+    gradients(sae, sae.normalise(train_features), torch.empty(0, dtype=torch.int64), variance=1.0)
+    sideways = sae.decoder.grad - (sae.decoder.grad * sae.decoder).sum(dim=1, keepdim=True) * sae.decoder
+    assert not torch.allclose(sideways, sae.decoder.grad)
+    remove_radial_gradient(sae)
+    assert torch.allclose(sae.decoder.grad, sideways)
+    assert torch.allclose((sae.decoder.grad * sae.decoder).sum(dim=1), torch.zeros(24), atol=1e-6)
+
+
+def test_training_explains_held_out_features_and_counts_who_fires(
+    trained: SparseAutoencoder, train_features: Tensor, test_features: Tensor, tiny: SAESettings
+) -> None:
+    mean = train_features.mean(dim=0)
+    untrained = fit(train_features, tiny.replace(epochs=1, lr=1e-9))
+    assert fvu(trained, test_features, mean) < 0.2 < 0.5 < fvu(untrained, test_features, mean)
+    counts = [sum(bool(code[latent] > 0) for code in trained.encode(train_features)) for latent in range(24)]
+    assert trained.firing_counts.tolist() == counts
+    assert trained.n_dead == counts.count(0)
+
+
+def test_the_seed_decides_every_bit_and_nothing_else_is_touched(
+    trained: SparseAutoencoder, train_features: Tensor, tiny: SAESettings
+) -> None:
+    before, global_state = train_features.clone(), torch.get_rng_state()
+    again = fit(train_features, tiny)
+    assert torch.equal(train_features, before)
+    assert torch.equal(torch.get_rng_state(), global_state)
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(again.state_dict()[name], tensor), name
+    assert not torch.equal(fit(train_features, tiny, seed=1).decoder, trained.decoder)
+
+
+@pytest.mark.parametrize("factor", [1e-3, 1e3])
+def test_the_scale_of_the_features_does_not_matter(
+    trained: SparseAutoencoder, train_features: Tensor, tiny: SAESettings, factor: float
+) -> None:
+    scaled = fit(train_features * factor, tiny)
+    mean = train_features.mean(dim=0)
+    assert fvu(scaled, train_features * factor, mean * factor) == pytest.approx(
+        fvu(trained, train_features, mean), rel=0.05
+    )
+
+
+def test_the_reported_loss_is_the_fvu_of_the_whole_set(train_features: Tensor, tiny: SAESettings) -> None:
+    sae = fit(train_features, tiny.replace(epochs=1, lr=1e-12, batch_size=170))  # batches of unequal size
+    assert sae.history[0]["loss"] == pytest.approx(
+        fvu(sae, train_features, train_features.mean(dim=0)), rel=1e-4
+    )
+
+
+def test_latents_idle_for_long_count_as_dead_and_get_the_auxiliary_loss(
+    train_features: Tensor, tiny: SAESettings
+) -> None:
+    crowded = tiny.replace(n_latents=200, k=1, dead_after=600, epochs=3)
+    with_aux = fit(train_features, crowded)
+    without = fit(train_features, crowded.replace(aux_coef=0.0))
+    # Nobody can have been idle for 600 samples before all 600 were seen.
+    assert with_aux.history[0] == without.history[0]
+    assert with_aux.history[0]["dead"] > 0
+    assert with_aux.history[0]["aux_loss"] == 0 < with_aux.history[1]["aux_loss"]
+    assert without.history[1]["aux_loss"] == 0
+    assert not torch.equal(with_aux.decoder, without.decoder)
+
+
+def test_fvu_of_a_perfect_and_of_a_blind_sae() -> None:
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    perfect = SparseAutoencoder(3, SAESettings(n_latents=6, k=6))
+    both_signs = torch.cat([torch.eye(3), -torch.eye(3)])
+    perfect.encoder.copy_(both_signs)
+    perfect.decoder.copy_(both_signs)
+    assert fvu(perfect, x, x.mean(dim=0)) == pytest.approx(0, abs=1e-12)
+    blind = SparseAutoencoder(3, SAESettings(n_latents=6, k=6))
+    blind.b_pre.copy_(x.mean(dim=0))
+    assert fvu(blind, x, x.mean(dim=0)) == pytest.approx(1, rel=1e-6)
+    with pytest.raises(InputError, match="FVU is undefined"):
+        fvu(blind, torch.ones(4, 3), torch.ones(3))
+
+
+def test_fvu_is_over_the_whole_set_not_a_mean_of_batch_ratios(trained: SparseAutoencoder) -> None:
+    random = np.random.default_rng(0)
+    x = (5 + random.standard_normal((6000, 12))).astype(np.float32)  # more than one block of rows
+    x[:3000] *= 10
+    mean = np.full(12, 4.5)
+    x_hat = trained(x).numpy().astype(np.float64)
+    expected = ((x - x_hat) ** 2).sum() / ((x - mean) ** 2).sum()
+    assert fvu(trained, x, torch.from_numpy(mean)) == pytest.approx(expected, rel=1e-6)
+
+
+def test_constant_columns_are_reconstructed(train_features: Tensor, tiny: SAESettings) -> None:
+    widened = torch.cat([train_features, torch.full((600, 1), 7.0), torch.zeros(600, 1)], dim=1)
+    sae = fit(widened, tiny)
+    assert torch.allclose(sae(widened)[:, 12:], widened[:, 12:], atol=0.5)
+    assert fvu(sae, widened, widened.mean(dim=0)) < 0.2
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
+def test_features_without_spread_are_refused(value: float) -> None:
+    with pytest.raises(InputError, match="all rows of the features are equal"):
+        fit(torch.full((50, 4), value))
+
+
+def test_features_that_are_not_finite_are_refused(train_features: Tensor) -> None:
+    broken = train_features.clone()
+    broken[17, 3] = float("nan")
+    with pytest.raises(InputError, match="nan in row 17, column 3"):
+        fit(broken)
+
+
+def test_training_starts_from_the_transpose_and_the_chosen_centre(train_features: Tensor) -> None:
+    far_outliers = torch.cat([train_features, torch.full((30, 12), 1e3)])
+    for choice in ("mean", "geometric_median"):
+        sae = SparseAutoencoder(12, SAESettings(b_pre_init=choice))
+        initialise(sae, far_outliers, seed=0)
+        assert torch.equal(sae.encoder, sae.decoder)
+        centre = sae.b_pre * sae.input_scale
+        near_the_bulk = (centre - train_features.mean(dim=0)).norm() < 1
+        assert near_the_bulk == (choice == "geometric_median")
+
+
+def test_geometric_median_in_closed_form() -> None:
+    corners = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0]]).double()
+    middle = geometric_median(corners, torch.tensor([0.2, 0.9]), scale=1.0)
+    assert middle.numpy() == pytest.approx(np.array([0.5, 0.5]), abs=1e-4)
+    majority = torch.tensor([[2.0, 2.0]] * 3 + [[50.0, -9.0]]).double()
+    median = geometric_median(majority, majority.mean(dim=0), scale=10.0)
+    assert median.numpy() == pytest.approx(np.array([2.0, 2.0]), abs=1e-3)
+
+
+class Recorder(SilentWatch):
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, int]] = []
+
+    def progress(self, done: int, total: int, **values: float) -> None:
+        assert values["loss"] > 0
+        self.seen.append((done, total))
+
+
+def test_progress_is_told_after_every_epoch(train_features: Tensor, tiny: SAESettings) -> None:
+    watch = Recorder()
+    fit(train_features, tiny.replace(epochs=3), watch=watch)
+    assert watch.seen == [(1, 3), (2, 3), (3, 3)]

@@ -1,0 +1,59 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from monosem.core.errors import InputError
+from monosem.data.feature_set import FeatureSet
+from monosem.measures.blocks import check_labels, features_shape, row_blocks
+
+VALUES = np.arange(21, dtype=np.float32).reshape(7, 3)
+
+
+def read_only_map(folder: Path) -> np.ndarray:
+    np.save(folder / "values.npy", VALUES)
+    return np.load(folder / "values.npy", mmap_mode="r")
+
+
+@pytest.mark.parametrize("kind", ["array", "tensor", "half", "integers", "map", "feature_set"])
+def test_every_kind_of_features_is_read_whole_and_in_order(kind: str, tmp_path: Path) -> None:
+    features = {
+        "array": lambda: VALUES,
+        "tensor": lambda: torch.from_numpy(VALUES),
+        "half": lambda: VALUES.astype(np.float16),
+        "integers": lambda: VALUES.astype(np.int64),
+        "map": lambda: read_only_map(tmp_path),
+        "feature_set": lambda: FeatureSet.from_arrays(VALUES, np.zeros(7, dtype=np.int64)),
+    }[kind]()
+    spans, blocks = zip(*row_blocks(features, rows=3), strict=True)
+    assert [(span.start, span.stop) for span in spans] == [(0, 3), (3, 6), (6, 7)]
+    assert torch.equal(torch.cat(blocks), torch.from_numpy(VALUES))
+    assert features_shape(features) == (7, 3)
+
+
+def test_float64_is_not_rounded() -> None:
+    value = 1 + 2**-40
+    ((_, block),) = row_blocks(np.array([[value]]))
+    assert block.item() == value
+
+
+@pytest.mark.parametrize(("shape", "shown"), [((3,), r"\(3,\)"), ((0, 2), r"\(0, 2\)")])
+def test_what_is_no_table_is_refused(shape: tuple[int, ...], shown: str) -> None:
+    with pytest.raises(InputError, match=shown):
+        features_shape(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("labels", "n_classes", "message"),
+    [
+        ([0, 1, 2], 2, "label 2 of row 2 lies outside 0..1"),
+        ([0, -1, 0], 2, "label -1 of row 1"),
+        ([0, 1], 2, "3 rows"),
+        ([0.0, 1.0, 1.0], 2, "integers"),
+        ([0, 0, 0], 1, "two classes"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(labels: list[int], n_classes: int, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        check_labels(np.array(labels), 3, n_classes)

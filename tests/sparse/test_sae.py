@@ -1,0 +1,114 @@
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from monosem.core.artifacts import atomic_folder, read_json, write_json_atomic
+from monosem.core.errors import InputError
+from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.train import fit
+
+
+def test_defaults_are_the_papers_sae() -> None:
+    sae = SparseAutoencoder(2048, SAESettings())
+    assert (sae.n_latents, sae.k) == (2048, 256)
+
+
+def test_more_active_latents_than_latents_are_refused() -> None:
+    with pytest.raises(InputError, match=r"sae\.k=9 is more than the 8 latents"):
+        SparseAutoencoder(4, SAESettings(n_latents=8, k=9))
+
+
+def test_codes_and_reconstructions_follow_the_formula(
+    trained: SparseAutoencoder, test_features: Tensor
+) -> None:
+    codes, reconstruction = trained.encode(test_features), trained(test_features)
+    for row, code, output in zip(test_features, codes, reconstruction, strict=True):
+        z = row / trained.input_scale
+        pre = trained.encoder @ (z - trained.b_pre) + trained.encoder_bias
+        kept = torch.zeros(24)
+        for latent in pre.argsort(descending=True)[:4]:
+            kept[latent] = max(float(pre[latent]), 0.0)
+        assert torch.allclose(code, kept, atol=1e-4)
+        z_hat = sum(kept[i] * trained.decoder[i] for i in range(24)) + trained.b_pre
+        assert torch.allclose(output, z_hat * trained.input_scale, atol=1e-3)
+    assert (codes >= 0).all()
+    assert int((codes > 0).sum(dim=1).max()) == 4
+
+
+def test_sparse_form_is_the_dense_one(trained: SparseAutoencoder, test_features: Tensor) -> None:
+    values, indices = trained.encode_topk(test_features)
+    assert values.shape == indices.shape == (200, 4)
+    assert (values.diff(dim=1) <= 0).all()
+    dense = torch.zeros(200, 24).scatter(1, indices, values)
+    assert torch.equal(dense, trained.encode(test_features))
+
+
+def test_codes_of_a_row_do_not_depend_on_its_batch(trained: SparseAutoencoder, test_features: Tensor) -> None:
+    alone = torch.cat([trained.encode(row[None]) for row in test_features])
+    assert torch.allclose(alone, trained.encode(test_features), atol=1e-5)
+
+
+def test_arrays_and_tensors_give_the_same_codes(trained: SparseAutoencoder, test_features: Tensor) -> None:
+    assert torch.equal(trained.encode(test_features.numpy()), trained.encode(test_features))
+
+
+def test_gradients_flow_through_to_the_inputs(trained: SparseAutoencoder, test_features: Tensor) -> None:
+    x = test_features.clone().requires_grad_()
+    trained(x).square().sum().backward()
+    assert (x.grad.abs().sum(dim=1) > 0).all()
+
+
+def test_features_of_another_width_are_refused(trained: SparseAutoencoder) -> None:
+    with pytest.raises(InputError, match=r"features \[N, 12\], got shape \(5, 11\)"):
+        trained.encode(torch.zeros(5, 11))
+
+
+def test_layer_norm_takes_out_each_samples_own_scale_and_puts_it_back(
+    train_features: Tensor, tiny: SAESettings
+) -> None:
+    sae = fit(train_features, tiny.replace(input_norm="layer"))
+    own_scale = torch.linspace(0.5, 50, len(train_features))[:, None]
+    moved = train_features * own_scale + 3 * own_scale
+    assert torch.allclose(sae.encode(moved), sae.encode(train_features), atol=1e-3)
+    expected = sae(train_features) * own_scale + 3 * own_scale
+    assert torch.allclose(sae(moved), expected, rtol=1e-3, atol=1e-3)
+    with pytest.raises(InputError, match="like=inputs"):
+        sae.decode(sae.encode(train_features))
+
+
+def test_an_sae_comes_back_from_disk_as_it_was(
+    trained: SparseAutoencoder, test_features: Tensor, tmp_path: Path
+) -> None:
+    trained.save(tmp_path / "sae")
+    loaded = SparseAutoencoder.load(tmp_path / "sae")
+    assert torch.equal(loaded(test_features), trained(test_features))
+    assert loaded.state_dict().keys() == trained.state_dict().keys()
+    for name, tensor in trained.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    assert (loaded.settings, loaded.trained_on) == (trained.settings, trained.trained_on)
+    assert loaded.history == trained.history
+
+
+def test_a_damaged_sae_is_refused(trained: SparseAutoencoder, tmp_path: Path) -> None:
+    trained.save(tmp_path / "sae")
+    weights = tmp_path / "sae" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
+    with pytest.raises(InputError, match=r"weights\.safetensors: damaged"):
+        SparseAutoencoder.load(tmp_path / "sae")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [({"format": "other"}, "format 'other'"), ({"dim": 13}, "do not fit config.json")],
+)
+def test_another_format_or_shape_is_refused(
+    trained: SparseAutoencoder, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    trained.save(tmp_path / "sae")
+    with atomic_folder(tmp_path / "changed") as draft:
+        (tmp_path / "sae" / "weights.safetensors").rename(draft / "weights.safetensors")
+        write_json_atomic(draft / "config.json", read_json(tmp_path / "sae" / "config.json") | change)
+    with pytest.raises(InputError, match=message):
+        SparseAutoencoder.load(tmp_path / "changed")
