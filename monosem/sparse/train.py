@@ -20,7 +20,6 @@ from monosem.sparse.kernels import topk_relu
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
 
 _ADAM_EPS = 6.25e-10  # Gao et al., appendix A.3: gradients of rare latents are small
-
 _LR_TIMES_ROOT_DIM = 0.1
 
 
@@ -33,6 +32,7 @@ class Step:
     active: Tensor
 
 
+@torch.no_grad()
 def fit(
     features: Inputs,
     settings: SAESettings | None = None,
@@ -61,16 +61,15 @@ def fit(
         order = torch.randperm(n_rows, generator=torch_stream(seed, "sae", "order", epoch))
         losses = torch.zeros(2, dtype=torch.float64, device=device)
         for rows in order.tensor_split(n_batches):
-            with torch.no_grad():
-                z = sae.normalise(take_rows(features, rows).to(device))
-                reading = gradients(sae, z, torch.nonzero(idle >= settings.dead_after)[:, 0], variance)
-                remove_radial_gradient(sae)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr * warmup_cosine(step, int(settings.warmup * total), total)
-                optimizer.step()
-                sae.decoder.div_(sae.decoder.norm(dim=1, keepdim=True))
-                idle.add_(len(rows)).masked_fill_(reading.active, 0)
-                losses += torch.stack([reading.loss, reading.aux_loss]) * (len(rows) / n_rows)
+            z = sae.normalise(take_rows(features, rows).to(device))
+            reading = gradients(sae, z, torch.nonzero(idle >= settings.dead_after)[:, 0], variance)
+            remove_radial_gradient(sae)
+            for group in optimizer.param_groups:
+                group["lr"] = lr * warmup_cosine(step, int(settings.warmup * total), total)
+            optimizer.step()
+            sae.decoder.div_(sae.decoder.norm(dim=1, keepdim=True))
+            idle.add_(len(rows)).masked_fill_(reading.active, 0)
+            losses += torch.stack([reading.loss, reading.aux_loss]) * (len(rows) / n_rows)
             step += 1
         loss, aux_loss = losses.tolist()
         dead = int((idle >= settings.dead_after).sum())
@@ -103,9 +102,10 @@ def gradients(sae: SparseAutoencoder, z: Tensor, dead: Tensor, variance: float) 
         aux_codes = topk_relu(pre[:, dead], settings.aux_k or max(1, sae.dim // 2))
         # excess is minus the residual, so this is the auxiliary reconstruction minus the residual.
         aux_excess = aux_codes @ sae.decoder[dead] + excess
-        spread = (excess - excess.mean(dim=0)).square().sum().clamp(min=torch.finfo(z.dtype).tiny)
-        aux_loss = aux_excess.square().sum() / spread
-        d_aux = aux_excess * (2 * settings.aux_coef / spread)
+        spread = (excess - excess.mean(dim=0)).square().sum()
+        per_spread = torch.where(spread > 0, 1 / spread, 0.0)  # a batch of one row has none
+        aux_loss = aux_excess.square().sum() * per_spread
+        d_aux = aux_excess * (2 * settings.aux_coef * per_spread)
         d_decoder.index_add_(0, dead, aux_codes.T @ d_aux)
         d_pre.index_add_(1, dead, (d_aux @ sae.decoder[dead].T).mul_(aux_codes > 0))
     sae.decoder.grad = d_decoder

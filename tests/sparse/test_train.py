@@ -126,6 +126,12 @@ def test_latents_idle_for_long_count_as_dead_and_get_the_auxiliary_loss(
     assert not torch.equal(with_aux.decoder, without.decoder)
 
 
+def test_batches_of_one_row_do_no_harm(train_features: Tensor, tiny: SAESettings) -> None:
+    sae = fit(train_features[:40], tiny.replace(batch_size=1, k=1, dead_after=5, epochs=3))
+    assert all(parameter.isfinite().all() for parameter in sae.parameters())
+    assert max(reading["dead"] for reading in sae.history) > 0
+
+
 def test_fvu_of_a_perfect_and_of_a_blind_sae() -> None:
     x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
     perfect = SparseAutoencoder(3, SAESettings(n_latents=6, k=6))
