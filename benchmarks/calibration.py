@@ -104,7 +104,7 @@ def comparison(number: int) -> list[list[float]]:
 
 def table(differences: np.ndarray) -> Iterator[str]:
     """Markdown rows from differences [comparisons, replicates, protocols]."""
-    yield "| Protocol | Deviation of a difference | Planted mean | Found by t | Found by sign flips |"
+    yield "| Protocol | SD of a difference | Planted mean | Found by t | Found by sign flips |"
     yield "| --- | --- | --- | --- | --- |"
     for index, protocol in enumerate(PROTOCOLS):
         null = differences[:, :, index]
@@ -113,7 +113,7 @@ def table(differences: np.ndarray) -> Iterator[str]:
             shifted = null + planted * deviation
             t = np.mean([paired_t(d).p < ALPHA for d in shifted])
             flips = np.mean([(sign_flip_p(d) or 0.0) < ALPHA for d in shifted])
-            name = f"{planted:g} deviations" if planted else "none"
+            name = f"{planted:g} SD" if planted else "none"
             yield (
                 f"| {protocol} | {100 * deviation:.2f} points | {name} "
                 f"| {100 * t:.1f} % | {100 * flips:.1f} % |"

@@ -5,7 +5,7 @@ are one linear map with P*K outputs: one matrix product forward and one backward
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
@@ -24,7 +24,7 @@ ROWS_AT_ONCE = 4096
 """Rows read together wherever a pass over all samples is made."""
 
 _OUTPUTS_AT_ONCE = 5120
-"""Outputs trained together: enough for full-speed products, and weights and momentum still fit the cache."""
+"""Outputs stepped together: enough for full-speed products, few enough for logits of modest size."""
 
 
 class ProbeSettings(Settings):
@@ -138,12 +138,20 @@ def train_probes(
     """
     check_problems(features, labels, n_classes)
     scale = FeatureScale.fit(features) if settings.scale == "rms" else FeatureScale.identity(features)
-    blocks = labels.to(features.device).chunk(math.ceil(len(labels) * n_classes / _OUTPUTS_AT_ONCE))
-    trained = []
-    for index, block in enumerate(blocks):
-        trained.append(_train_block(features, block, n_classes, scale, settings, seed))
-        watch.progress(index + 1, len(blocks))
-    weight, bias = (torch.cat(parts) for parts in zip(*trained, strict=True))
+    labels_by_sample = labels.to(features.device).T.contiguous()
+    weight = scale.mean.new_zeros(len(labels), n_classes, features.shape[1])
+    bias = scale.mean.new_zeros(len(labels), n_classes)
+    probes_at_once = max(1, _OUTPUTS_AT_ONCE // n_classes)
+    blocks = [slice(start, start + probes_at_once) for start in range(0, len(labels), probes_at_once)]
+    steps = [_block_step(weight[block], bias[block], settings) for block in blocks]
+    batches_per_epoch = math.ceil(len(features) / settings.batch_size)
+    for index, (batch, lr) in enumerate(probe_batches(len(features), settings, seed)):
+        rows = batch.to(features.device)
+        inputs, given = scale(features[rows]), labels_by_sample[rows]
+        for block, step in zip(blocks, steps, strict=True):
+            step(inputs, given[:, block], lr)
+        if (index + 1) % batches_per_epoch == 0:
+            watch.progress((index + 1) // batches_per_epoch, settings.epochs)
     if not weight.isfinite().all():
         raise InputError(f"the probes diverged at learning rate {settings.lr:g}; lower it")
     return LinearProbes(weight.div_(scale.rms), bias, scale.mean)
@@ -193,20 +201,22 @@ def working_dtype(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def _train_block(
-    features: Tensor, labels: Tensor, n_classes: int, scale: FeatureScale, settings: ProbeSettings, seed: int
-) -> tuple[Tensor, Tensor]:
-    """Weights [P, K, D] and biases [P, K] on scaled features, for the few problems labels [P, N]."""
-    n_probes = len(labels)
-    weight = scale.mean.new_zeros(n_probes * n_classes, features.shape[1])
-    bias = scale.mean.new_zeros(n_probes * n_classes)
-    update = UPDATES[settings.optimizer](weight, bias, n_probes, settings.momentum, settings.weight_decay)
+def _block_step(
+    weight: Tensor, bias: Tensor, settings: ProbeSettings
+) -> Callable[[Tensor, Tensor, float], None]:
+    """The step of some of the problems, in place on weight [P, K, D] and bias [P, K].
+
+    It takes scaled inputs [B, D], labels [B, P] and the learning rate.
+    """
+    stacked, stacked_bias = weight.flatten(0, 1), bias.flatten()
+    update = UPDATES[settings.optimizer](
+        stacked, stacked_bias, len(bias), settings.momentum, settings.weight_decay
+    )
     loss = LOSSES[settings.loss]
-    labels_by_sample = labels.T.contiguous()
-    for batch, lr in probe_batches(len(features), settings, seed):
-        rows = batch.to(features.device)
-        inputs = scale(features[rows])
-        logits = torch.addmm(bias, inputs, weight.T).view(len(rows), n_probes, n_classes)
-        residual = loss.gradient_(logits, labels_by_sample[rows]).flatten(1)
-        update(residual, inputs.div_(len(rows)), lr)
-    return weight.view(n_probes, n_classes, -1), bias.view(n_probes, n_classes)
+
+    def step(inputs: Tensor, labels: Tensor, lr: float) -> None:
+        logits = torch.addmm(stacked_bias, inputs, stacked.T).view(len(inputs), *bias.shape)
+        residual = loss.gradient_(logits, labels).flatten(1)
+        update(residual, inputs / len(inputs), lr)
+
+    return step

@@ -6,7 +6,7 @@ straight into the momentum buffer. Weight decay acts on weights, never on biases
 """
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -64,9 +64,8 @@ def lars(weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_de
 
 def adam(weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float) -> Update:
     """torch.optim.Adam with beta1 = momentum; not rotation-equivariant, unlike the other two."""
-    optimizer = torch.optim.Adam(
-        [{"params": [weight], "weight_decay": weight_decay}, {"params": [bias]}], betas=(momentum, 0.999)
-    )
+    groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": weight_decay}, {"params": [bias]}]
+    optimizer = torch.optim.Adam(groups, betas=(momentum, 0.999))
 
     def step(residual: Tensor, inputs: Tensor, lr: float) -> None:
         weight.grad = residual.T @ inputs
