@@ -1,8 +1,10 @@
 """The folder of one run: what was asked, on what machine, with which data, and whether it is complete."""
 
+import json
 import platform
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,12 @@ class RunFolder:
         }
         write_json_atomic(self.path / "manifest.json", manifest)
         return manifest
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Add one line to `log.jsonl`: when (UTC), what, and facts about it."""
+        line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
+        with open(self.path / "log.jsonl", "a", encoding="utf-8") as stream:
+            stream.write(json.dumps(line) + "\n")
 
 
 def open_run(path: Path) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class RunWatch(TimedWatch):
         self._show = show
         self._stage = ""
         self._total, self._cached, self._before, self._current = 1.0, 0.0, 0.0, 0.0
-        self._started = time.monotonic()
+        self._started = self._stage_started = time.monotonic()
 
     def plan(self, total: float, missing: float) -> None:
         """Expected seconds of the whole run, and of the part that is still to be made."""
@@ -70,7 +70,12 @@ class RunWatch(TimedWatch):
         """A stage that is expected to take `expected` seconds starts now."""
         self._before += self._current
         self._stage, self._current = stage, expected
+        self._stage_started = time.monotonic()
         self.progress(0, 1)
+
+    def stage_seconds(self) -> float:
+        """How long the stage at work has taken so far."""
+        return round(time.monotonic() - self._stage_started, 3)
 
     def progress(self, done: int, total: int, **values: float) -> None:
         """The stage at work has finished `done` of `total` units."""
@@ -147,13 +152,15 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
                 name = f"pair {pair.index + 1}/{len(experiment.pairs)} {step.stage.name}"
                 watch.begin(name, experiment.expected_seconds(step))
             pair.run(step.stage, step.cost.seconds)
-            if not step.is_there:  # after a step, not before: however short the time, something gets done
-                watch.check()
+            if not step.is_there:
+                folder.log("stage made", stage=step.stage.key, pair=pair.index, seconds=watch.stage_seconds())
+                watch.check()  # after a step, not before: however short the time, something gets done
         pair.release()
     results = pd.concat([table for pair in experiment.pairs for table in pair.results()], ignore_index=True)
     comparisons = compare(results, request.recipe.margin, _correctness(experiment.pairs))
     write_table(results, request.out / "results.csv")
     write_table(comparisons, request.out / "comparisons.csv")
+    folder.log("run complete", seconds=round(time.monotonic() - started, 1))
     folder.write_manifest(
         complete=True,
         command=request.command,

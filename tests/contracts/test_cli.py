@@ -47,7 +47,10 @@ def test_a_run_paused_again_and_again_ends_with_the_same_results_as_one_in_a_go(
     assert tuple(results.columns) == RESULT_COLUMNS
     assert results["value"].notna().all()
     assert json.loads(Path("whole/manifest.json").read_text())["complete"]
-    assert {"summary.md", "report.html"} <= files_below(Path("whole"))
+    assert {"summary.md", "report.html", "log.jsonl"} <= files_below(Path("whole"))
+    events = [json.loads(line)["event"] for line in Path("sliced/log.jsonl").read_text().splitlines()]
+    assert events.count("stage made") == len(list(Path("b").glob("*/stage.json")))
+    assert events[-1] == "run complete"
     assert not [name for name in files_below(Path()) if "draft" in name or "unfinished" in name]
 
     # The same command again would find every stage.
