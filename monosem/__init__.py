@@ -18,6 +18,7 @@ _HOMES = {
     "corrupt_labels": "monosem.data.label_noise",
     "effective_dimension": "monosem.measures.geometry",
     "embed_images": "monosem.encoders.embed",
+    "fit_sae": "monosem.sparse.train",
     "load_dataset": "monosem.data.datasets",
     "load_recipe": "monosem.experiments.recipes",
     "matched_monosemanticity": "monosem.measures.consistency",

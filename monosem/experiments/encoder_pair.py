@@ -34,7 +34,7 @@ from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, read_results, rows, write_table
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.sparse.sae import SparseAutoencoder
-from monosem.sparse.train import fit, fvu
+from monosem.sparse.train import fit_sae, fvu
 
 
 class EncoderPair:
@@ -150,7 +150,7 @@ class EncoderPair:
 
     def _train_sae(self, output: Path) -> None:
         features = FeatureSet.open(self._cache.folder(self.stages.embedded["simclr"]) / "train")
-        sae = fit(features, self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
+        sae = fit_sae(features, self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
         sae.save(output / "sae")
 
     @cached_property

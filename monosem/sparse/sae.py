@@ -57,7 +57,7 @@ class SAESettings(Settings):
 
 
 class SparseAutoencoder(nn.Module):
-    """A TopK SAE over `dim` inputs; made by `monosem.sparse.train.fit` or `load`.
+    """A TopK SAE over `dim` inputs; made by `monosem.sparse.train.fit_sae` or `load`.
 
     Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for k above the latents.
 

@@ -33,7 +33,7 @@ class Step:
 
 
 @torch.no_grad()
-def fit(
+def fit_sae(
     features: Inputs,
     settings: SAESettings | None = None,
     *,

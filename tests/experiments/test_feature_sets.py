@@ -5,7 +5,7 @@ from monosem.encoders.backbones import EncoderSettings, OutputSettings, build_en
 from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, Outputs
 from monosem.measures.geometry import effective_dimension, l0
 from monosem.sparse.sae import SAESettings
-from monosem.sparse.train import fit
+from monosem.sparse.train import fit_sae
 
 D = 12
 
@@ -25,7 +25,7 @@ def outputs():
 def bank(outputs):
     settings = EncoderSettings(backbone="small_conv", width=2, projector_hidden=4, projector_out=D)
     ncl = build_encoder(settings, 1, seed=0, output=OutputSettings(nonlinearity="rep_relu")).eval()
-    sae = fit(outputs["simclr"].train, SAESettings(n_latents=16, k=3, epochs=5, batch_size=50))
+    sae = fit_sae(outputs["simclr"].train, SAESettings(n_latents=16, k=3, epochs=5, batch_size=50))
     return FeatureBank(outputs, ncl, sae, seed=0)
 
 

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
-from monosem.sparse.train import fit
+from monosem.sparse.train import fit_sae
 
 TINY = SAESettings(n_latents=24, k=4, epochs=40, batch_size=100, lr=1e-2)
 
@@ -37,4 +37,4 @@ def tiny() -> SAESettings:
 @pytest.fixture(scope="session")
 def trained(train_features: Tensor) -> SparseAutoencoder:
     """An SAE of `train_features`; tests must not change it."""
-    return fit(train_features, TINY)
+    return fit_sae(train_features, TINY)

@@ -10,7 +10,7 @@ from monosem.data.feature_block import Block
 from monosem.data.feature_set import FeatureSet
 from monosem.sparse.inputs import encode_set, take_rows
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
-from monosem.sparse.train import fit
+from monosem.sparse.train import fit_sae
 
 
 def as_set(features: Tensor) -> FeatureSet:
@@ -40,7 +40,7 @@ def test_arrays_tensors_and_stored_sets_train_the_same_sae(
     as_set(train_features).save(tmp_path / "features")
     short = tiny.replace(epochs=2)
     first, *others = (
-        fit(features, short).decoder
+        fit_sae(features, short).decoder
         for features in (
             train_features,
             train_features.numpy(),
@@ -54,7 +54,7 @@ def test_arrays_tensors_and_stored_sets_train_the_same_sae(
 
 def test_a_set_is_encoded_with_its_labels_and_ids(train_features: Tensor, tiny: SAESettings) -> None:
     dense = as_set(train_features)
-    sae = fit(dense, tiny.replace(epochs=1))
+    sae = fit_sae(dense, tiny.replace(epochs=1))
     codes = encode_set(sae, dense)
     assert codes.is_sparse
     assert np.array_equal(codes.labels, dense.labels)
@@ -65,7 +65,7 @@ def test_a_set_is_encoded_with_its_labels_and_ids(train_features: Tensor, tiny: 
 def test_foreign_features_are_refused_unless_asked_for(
     train_features: Tensor, test_features: Tensor, tiny: SAESettings, tmp_path: Path
 ) -> None:
-    fit(as_set(train_features), tiny.replace(epochs=1)).save(tmp_path / "sae")
+    fit_sae(as_set(train_features), tiny.replace(epochs=1)).save(tmp_path / "sae")
     sae = SparseAutoencoder.load(tmp_path / "sae")
     encode_set(sae, as_set(train_features))
     with pytest.raises(InputError, match="feature set dense: not the features this SAE was trained on"):

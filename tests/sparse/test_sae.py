@@ -7,7 +7,7 @@ from torch import Tensor
 from monosem.core.artifacts import atomic_folder, read_json, write_json_atomic
 from monosem.core.errors import InputError
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
-from monosem.sparse.train import fit
+from monosem.sparse.train import fit_sae
 
 
 def test_defaults_are_the_papers_sae() -> None:
@@ -68,7 +68,7 @@ def test_features_of_another_width_are_refused(trained: SparseAutoencoder) -> No
 def test_layer_norm_takes_out_each_samples_own_scale_and_puts_it_back(
     train_features: Tensor, tiny: SAESettings
 ) -> None:
-    sae = fit(train_features, tiny.replace(input_norm="layer"))
+    sae = fit_sae(train_features, tiny.replace(input_norm="layer"))
     own_scale = torch.linspace(0.5, 50, len(train_features))[:, None]
     moved = train_features * own_scale + 3 * own_scale
     assert torch.allclose(sae.encode(moved), sae.encode(train_features), atol=1e-3)

@@ -7,7 +7,7 @@ from monosem.core.errors import InputError
 from monosem.core.progress import SilentWatch
 from monosem.sparse.initialise import geometric_median, initialise
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
-from monosem.sparse.train import fit, fvu, gradients, remove_radial_gradient
+from monosem.sparse.train import fit_sae, fvu, gradients, remove_radial_gradient
 
 
 def naive_loss(
@@ -75,7 +75,7 @@ def test_training_explains_held_out_features_and_counts_who_fires(
     trained: SparseAutoencoder, train_features: Tensor, test_features: Tensor, tiny: SAESettings
 ) -> None:
     mean = train_features.mean(dim=0)
-    untrained = fit(train_features, tiny.replace(epochs=1, lr=1e-9))
+    untrained = fit_sae(train_features, tiny.replace(epochs=1, lr=1e-9))
     assert fvu(trained, test_features, mean) < 0.2 < 0.5 < fvu(untrained, test_features, mean)
     counts = [sum(bool(code[latent] > 0) for code in trained.encode(train_features)) for latent in range(24)]
     assert trained.firing_counts.tolist() == counts
@@ -86,19 +86,19 @@ def test_the_seed_decides_every_bit_and_nothing_else_is_touched(
     trained: SparseAutoencoder, train_features: Tensor, tiny: SAESettings
 ) -> None:
     before, global_state = train_features.clone(), torch.get_rng_state()
-    again = fit(train_features, tiny)
+    again = fit_sae(train_features, tiny)
     assert torch.equal(train_features, before)
     assert torch.equal(torch.get_rng_state(), global_state)
     for name, tensor in trained.state_dict().items():
         assert torch.equal(again.state_dict()[name], tensor), name
-    assert not torch.equal(fit(train_features, tiny, seed=1).decoder, trained.decoder)
+    assert not torch.equal(fit_sae(train_features, tiny, seed=1).decoder, trained.decoder)
 
 
 @pytest.mark.parametrize("factor", [1e-3, 1e3])
 def test_the_scale_of_the_features_does_not_matter(
     trained: SparseAutoencoder, train_features: Tensor, tiny: SAESettings, factor: float
 ) -> None:
-    scaled = fit(train_features * factor, tiny)
+    scaled = fit_sae(train_features * factor, tiny)
     mean = train_features.mean(dim=0)
     assert fvu(scaled, train_features * factor, mean * factor) == pytest.approx(
         fvu(trained, train_features, mean), rel=0.05
@@ -106,7 +106,7 @@ def test_the_scale_of_the_features_does_not_matter(
 
 
 def test_the_reported_loss_is_the_fvu_of_the_whole_set(train_features: Tensor, tiny: SAESettings) -> None:
-    sae = fit(train_features, tiny.replace(epochs=1, lr=1e-12, batch_size=170))  # batches of unequal size
+    sae = fit_sae(train_features, tiny.replace(epochs=1, lr=1e-12, batch_size=170))  # batches of unequal size
     assert sae.history[0]["loss"] == pytest.approx(
         fvu(sae, train_features, train_features.mean(dim=0)), rel=1e-4
     )
@@ -116,8 +116,8 @@ def test_latents_idle_for_long_count_as_dead_and_get_the_auxiliary_loss(
     train_features: Tensor, tiny: SAESettings
 ) -> None:
     crowded = tiny.replace(n_latents=200, k=1, dead_after=600, epochs=3)
-    with_aux = fit(train_features, crowded)
-    without = fit(train_features, crowded.replace(aux_coef=0.0))
+    with_aux = fit_sae(train_features, crowded)
+    without = fit_sae(train_features, crowded.replace(aux_coef=0.0))
     # Nobody can have been idle for 600 samples before all 600 were seen.
     assert with_aux.history[0] == without.history[0]
     assert with_aux.history[0]["dead"] > 0
@@ -127,7 +127,7 @@ def test_latents_idle_for_long_count_as_dead_and_get_the_auxiliary_loss(
 
 
 def test_batches_of_one_row_do_no_harm(train_features: Tensor, tiny: SAESettings) -> None:
-    sae = fit(train_features[:40], tiny.replace(batch_size=1, k=1, dead_after=5, epochs=3))
+    sae = fit_sae(train_features[:40], tiny.replace(batch_size=1, k=1, dead_after=5, epochs=3))
     assert all(parameter.isfinite().all() for parameter in sae.parameters())
     assert max(reading["dead"] for reading in sae.history) > 0
 
@@ -158,7 +158,7 @@ def test_fvu_is_over_the_whole_set_not_a_mean_of_batch_ratios(trained: SparseAut
 
 def test_constant_columns_are_reconstructed(train_features: Tensor, tiny: SAESettings) -> None:
     widened = torch.cat([train_features, torch.full((600, 1), 7.0), torch.zeros(600, 1)], dim=1)
-    sae = fit(widened, tiny)
+    sae = fit_sae(widened, tiny)
     assert torch.allclose(sae(widened)[:, 12:], widened[:, 12:], atol=0.5)
     assert fvu(sae, widened, widened.mean(dim=0)) < 0.2
 
@@ -166,14 +166,14 @@ def test_constant_columns_are_reconstructed(train_features: Tensor, tiny: SAESet
 @pytest.mark.parametrize("value", [0.0, 0.1, 1e6])
 def test_features_without_spread_are_refused(value: float) -> None:
     with pytest.raises(InputError, match="all rows of the features are equal"):
-        fit(torch.full((50, 4), value))
+        fit_sae(torch.full((50, 4), value))
 
 
 def test_features_that_are_not_finite_are_refused(train_features: Tensor) -> None:
     broken = train_features.clone()
     broken[17, 3] = float("nan")
     with pytest.raises(InputError, match="nan in row 17, column 3"):
-        fit(broken)
+        fit_sae(broken)
 
 
 def test_training_starts_from_the_transpose_and_the_chosen_centre(train_features: Tensor) -> None:
@@ -207,5 +207,5 @@ class Recorder(SilentWatch):
 
 def test_progress_is_told_after_every_epoch(train_features: Tensor, tiny: SAESettings) -> None:
     watch = Recorder()
-    fit(train_features, tiny.replace(epochs=3), watch=watch)
+    fit_sae(train_features, tiny.replace(epochs=3), watch=watch)
     assert watch.seen == [(1, 3), (2, 3), (3, 3)]
