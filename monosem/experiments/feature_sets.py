@@ -84,7 +84,7 @@ class FeatureBank:
             "relu": controls.relu,
             "crelu": controls.crelu,
             "ncl-before-relu": _identity,
-            "sae-reconstruction": lambda z: self.sae.decode(self.sae.encode(z)),
+            "sae-reconstruction": self.sae,
         }
         if name in fixed:
             return fixed[name]
