@@ -77,7 +77,7 @@ def attribute(results: pd.DataFrame, method: str, condition: str) -> Attribution
     except KeyError:
         return None
     tuning = gain - difference("tuned", "{baseline}", "{method}")
-    steps.insert(0, ("tuning", "fixed probe settings that suit one set better", tuning))
+    steps.insert(0, ("tuning", "the fixed gradient-trained probe against tuned ridge", tuning))
     parts = tuple(Part(name, meaning, paired_t(size)) for name, meaning, size in steps)
     return Attribution(method, condition, paired_t(gain), parts)
 
