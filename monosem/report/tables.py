@@ -48,7 +48,7 @@ def verdict_screen(run: Path) -> str:
         f"{train['name']}: {train['samples']:,} images, {train['classes']} classes; {scope(comparisons)}",
         *_warning(comparisons),
         "Mean test accuracy over noise levels minus SimCLR's: points [95 % interval]",
-        "published: the paper's fixed probe; tuned: ridge, tuned on the labels it is given",
+        "published: the paper's fixed probe; tuned: ridge, chosen on the labels given",
     ]
     for condition in conditions(results):
         lines += ["", _title(results, condition)]
