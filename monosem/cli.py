@@ -3,6 +3,7 @@
 Everything heavy is imported inside the verbs, so that `monosem --help` answers at once.
 """
 
+import shlex
 import signal
 import sys
 from pathlib import Path
@@ -138,7 +139,12 @@ def _run(request: "Request", stop_after: float | None, dry_run: bool) -> None:
 
 
 def _command_line() -> str:
-    return " ".join(["monosem", *sys.argv[1:]])
+    """The command that makes this run, as it can be typed again: without what only steers the session."""
+    words = [word for word in sys.argv[1:] if word != "--debug" and not word.startswith("--stop-after=")]
+    if "--stop-after" in words:
+        at = words.index("--stop-after")
+        del words[at : at + 2]
+    return shlex.join(["monosem", *words])
 
 
 def _show_version(value: bool) -> None:
@@ -161,7 +167,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in given
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sys.exit(_exit_code([word for word in given if word != "--debug"], debug))
+    sys.exit(_exit_code([word for word in given if word != "--debug"] or ["--help"], debug))
 
 
 def _exit_code(arguments: list[str], debug: bool) -> int:
@@ -177,7 +183,7 @@ def _exit_code(arguments: list[str], debug: bool) -> int:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         return getattr(error, "exit_code", 1)
     if outcome == INTERRUPTED_EXIT_CODE:  # how typer hands on Ctrl-C
-        print("error: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("error: interrupted; the same command goes on from what is finished", file=sys.stderr)
     return outcome if isinstance(outcome, int) else 0
 
 

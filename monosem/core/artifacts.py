@@ -33,16 +33,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         MonosemError: the disk is full or cannot be written.
     """
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    unique = f".{path.name}.{uuid.uuid4().hex[:8]}"
+    draft, replaced = path.with_name(f"{unique}.draft"), path.with_name(f"{unique}.replaced")
     try:
         with _explained(path):
             draft.mkdir(parents=True)
             yield draft
             write_json_atomic(draft / _CHECKSUMS, _digests(draft))
             if path.exists():
-                shutil.rmtree(path)
+                path.rename(replaced)
             draft.rename(path)
     finally:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -68,6 +72,12 @@ def write_text_atomic(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
+def append_line(path: Path, line: str) -> None:
+    """Add one line to a text file."""
+    with _explained(path), open(path, "a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+
+
 def write_json_atomic(path: Path, value: Any) -> None:
     """Write JSON (readable, keys in the given order) that is complete or absent."""
     write_text_atomic(path, json.dumps(value, indent=2) + "\n")
@@ -83,7 +93,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{path}: not readable as JSON ({error})") from None
 
 

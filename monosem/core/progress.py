@@ -12,6 +12,9 @@ class Watch(Protocol):
     def progress(self, done: int, total: int, **values: float) -> None:
         """`done` of `total` units are finished; `values` are current readings such as the loss."""
 
+    def notice(self, message: str) -> None:
+        """Something the user should hear of, that does not end the work."""
+
     def should_pause(self) -> bool:
         """Whether the time is up: the loop then saves its state and calls `check`."""
 
@@ -24,6 +27,9 @@ class SilentWatch:
 
     def progress(self, done: int, total: int, **values: float) -> None:
         """Ignore the reading."""
+
+    def notice(self, message: str) -> None:
+        """Ignore the message."""
 
     def should_pause(self) -> bool:
         """Never."""

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monosem import __version__
-from monosem.core.artifacts import fingerprint_json, read_json, write_json_atomic
+from monosem.core.artifacts import append_line, fingerprint_json, read_json, write_json_atomic
 from monosem.core.errors import InputError
 
 _VERSIONS_OF = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
@@ -65,22 +65,32 @@ class RunFolder:
     def log(self, event: str, **facts: Any) -> None:
         """Add one line to `log.jsonl`: when (UTC), what, and facts about it."""
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
-        with open(self.path / "log.jsonl", "a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line) + "\n")
+        append_line(self.path / "log.jsonl", json.dumps(line))
 
 
 def open_run(path: Path) -> dict[str, Any]:
-    """The manifest of a complete run.
+    """The manifest of a run whose tables are complete.
 
     Raises:
         InputError: no run there, or one that was not finished.
     """
     if not (path / "manifest.json").is_file():
         raise InputError(f"{path}: no manifest.json here, so this is no run folder; runs lie under runs/NAME")
-    manifest: dict[str, Any] = read_json(path / "manifest.json")
-    if not manifest.get("complete"):
+    manifest = read_json(path / "manifest.json")
+    if not isinstance(manifest, dict) or "recipe_hash" not in manifest:
+        raise InputError(f"{path / 'manifest.json'}: not the manifest of a run")
+    if not (manifest.get("complete") or manifest.get("tables_complete")):
         raise InputError(f"{path}: this run is not complete; finish it with: {manifest.get('command')}")
     return manifest
+
+
+def mark_complete(path: Path) -> None:
+    """Say in the manifest that the run is complete, reports included.
+
+    Raises:
+        InputError: no run there, or one whose tables are missing.
+    """
+    write_json_atomic(path / "manifest.json", {**open_run(path), "complete": True})
 
 
 def installed_versions() -> dict[str, str]:

@@ -20,7 +20,7 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 class Settings(BaseModel):
     """Base of every settings class: immutable, no unknown keys, no silent conversion of types."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, ser_json_inf_nan="constants")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated like any other settings."""

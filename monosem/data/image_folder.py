@@ -99,7 +99,7 @@ def _read_split(
     bad = [index for index, problem in enumerate(problems) if problem is not None]
     if bad and not skip_bad:
         raise InputError(
-            f"{files[bad[0]][0]}: does not decode ({problems[bad[0]]}), nor do {len(bad) - 1} others of the "
+            f"{files[bad[0]][0]}: does not decode ({problems[bad[0]]}), one of {len(bad)} such among the "
             f"{len(files)} images of {split}; remove them or set on_bad_image to skip"
         )
     if len(bad) == len(files):

@@ -35,6 +35,7 @@ from monosem.encoders.contrastive_loss import NonnegativeOn, nonnegative_nt_xent
 from monosem.encoders.optim import OPTIMIZERS, OptimizerName, warmup_cosine
 
 _SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_WORTH_A_WORD = 0.5  # share of dead dimensions that a user should hear of at once
 
 
 class PretrainSettings(Settings):
@@ -153,11 +154,16 @@ def pretrain(
         )
         if problem is not None:
             raise InputError(f"pretraining with {settings.objective}, epoch {epoch + 1}: {problem}")
+        dead = history[-1]["dead_share"]
+        if dead > _WORTH_A_WORD and all(earlier["dead_share"] <= _WORTH_A_WORD for earlier in history[:-1]):
+            watch.notice(f"{settings.objective}, epoch {epoch + 1}: {dead:.0%} of the dimensions are dead")
         if checkpoint is not None:
-            if watch.should_pause() or time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
+            pausing = watch.should_pause()
+            if pausing or time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
                 _save_checkpoint(checkpoint, encoder, optimizer, identity, history)
                 saved_at = time.monotonic()
-            watch.check()
+            if pausing:
+                watch.check()
     return Pretrained(encoder.to("cpu").eval(), history)
 
 

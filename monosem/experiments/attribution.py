@@ -7,9 +7,7 @@ the paper's protocol by construction; like any such decomposition it depends on 
 from contextlib import suppress
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
 from monosem.core.stats import PairedResult, paired_t
 from monosem.experiments.results import BASELINE, endpoints
@@ -67,9 +65,9 @@ def attribute(results: pd.DataFrame, method: str, condition: str) -> Attribution
     """
     table = endpoints(results)
 
-    def difference(protocol: str, start: str, end: str) -> NDArray[np.float64]:
-        rungs = [_by_encoder(table, protocol, condition, template, method) for template in (start, end)]
-        return rungs[1] - rungs[0]
+    def difference(protocol: str, start: str, end: str) -> "pd.Series[float]":
+        low, high = (_by_encoder(table, protocol, condition, template, method) for template in (start, end))
+        return high - low
 
     try:
         gain = difference("published", "{baseline}", "{method}")
@@ -95,10 +93,10 @@ def ladder(results: pd.DataFrame, method: str, condition: str) -> list[tuple[str
 
 def _by_encoder(
     table: "pd.Series[float]", protocol: str, condition: str, template: str, method: str
-) -> NDArray[np.float64]:
-    """Endpoints of one feature set in the order of encoder seeds; KeyError where it was not measured."""
+) -> "pd.Series[float]":
+    """Endpoints of one feature set by encoder seed; KeyError where it was not measured."""
     features = template.format(baseline=BASELINE, method=method)
-    return np.asarray(table.xs((protocol, condition, features)), dtype=np.float64)
+    return table.xs((protocol, condition, features))
 
 
 def parts_in_words(attribution: Attribution) -> str:

@@ -5,13 +5,14 @@ fewer than six pairs the replicate is a single probe, and the claim is about the
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from monosem.core.stats import holm, paired_t, sign_flip_p, two_way_bootstrap, verdict
-from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, accuracies, conditions
+from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, accuracies, conditions, read_table
 
 COMPARISON_COLUMNS = (
     "dataset",
@@ -81,17 +82,26 @@ def compare(results: pd.DataFrame, margin: float, correctness: Correctness | Non
 
 
 def primary(
-    comparisons: pd.DataFrame, protocol: str, condition: str, features: str
+    comparisons: pd.DataFrame, protocol: str, condition: str, features: str, endpoint: str = PRIMARY
 ) -> "pd.Series[Any] | None":
-    """The primary row of one feature set, None where it was not measured."""
+    """The primary row (or that of another endpoint) of one feature set, None where it was not measured."""
     rows = comparisons[
-        (comparisons["endpoint"] == PRIMARY)
+        (comparisons["endpoint"] == endpoint)
         & (comparisons["unit"] != BOOTSTRAP_UNIT)
         & (comparisons["protocol"] == protocol)
         & (comparisons["condition"] == condition)
         & (comparisons["features"] == features)
     ]
     return None if rows.empty else rows.iloc[0]
+
+
+def read_comparisons(path: Path) -> pd.DataFrame:
+    """Read a `comparisons.csv`.
+
+    Raises:
+        InputError: missing, unreadable or with other columns.
+    """
+    return read_table(path, COMPARISON_COLUMNS)
 
 
 def _compare_one(difference: pd.DataFrame, is_method: bool) -> list[dict[str, Any]]:

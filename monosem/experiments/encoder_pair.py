@@ -10,8 +10,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
 from monosem.core.artifacts import load_tensors, save_tensors
+from monosem.core.errors import MonosemError
 from monosem.core.progress import Watch
 from monosem.data.datasets import ImageDataset
 from monosem.data.feature_set import FeatureSet
@@ -21,7 +23,7 @@ from monosem.encoders.embed import embed, embed_images
 from monosem.encoders.pretrain import pretrain
 from monosem.experiments.feature_sets import FeatureBank, Outputs
 from monosem.experiments.grid import (
-    TestFeatures,
+    ProbedFeatures,
     corrupt,
     measure,
     noise_cells,
@@ -144,7 +146,7 @@ class EncoderPair:
                 channel_std=self._train.std,
             )
             z = embed_images(encoder, images, self._train.mean, self._train.std, device=_device())
-            outputs[_cell_name(level, draw)] = z.half()
+            outputs[_cell_name(level, draw)] = _as_half(z)
             self._watch.progress(done + 1, len(self._noise_cells))
         save_tensors(output / "outputs.safetensors", outputs)
 
@@ -175,7 +177,7 @@ class EncoderPair:
         made = self._bank.make(features)
         recipe, train, labels = self._recipe, made.train, self.noisy_labels
         condition = f"input-noise-{recipe.input_noise.kind.replace('_', '-')}"
-        test = TestFeatures(condition, self._test.labels, made.test, self._noise_cells, made.noisy)
+        test = ProbedFeatures(condition, self._test.labels, made.test, self._noise_cells, made.noisy)
         if kind == "measure":
             outcome = measure(train, self._train.labels, test, self._train.n_classes)
             if features == "sae":
@@ -194,6 +196,16 @@ class EncoderPair:
         if features in (BASELINE, *METHODS) and outcome.correctness:
             tensors = {"/".join(key): values for key, values in outcome.correctness.items()}
             save_tensors(output / "correctness.safetensors", tensors)
+
+
+def _as_half(outputs: Tensor) -> Tensor:
+    """Outputs as float16, half the disk; refused where they do not fit."""
+    halved = outputs.half()
+    if not halved.isfinite().all():
+        raise MonosemError(
+            "projector outputs beyond 65,504: the encoder has diverged; lower pretrain.lr_per_256"
+        )
+    return halved
 
 
 def _cell_name(level: float, draw: int) -> str:

@@ -25,7 +25,7 @@ Cell = tuple[float, int]
 
 
 @dataclass(frozen=True)
-class NoisyLabels:
+class LabelCells:
     """Training labels under every cell of label noise: `labels` and `flipped` are [P, N], cell 0 is clean."""
 
     condition: str
@@ -37,7 +37,7 @@ class NoisyLabels:
 
 
 @dataclass(frozen=True)
-class TestFeatures:
+class ProbedFeatures:
     """Features of the test images, labels [M]: `clean` [M, D], and under every cell of input noise."""
 
     condition: str
@@ -65,14 +65,14 @@ def noise_seed(seed: int, draw: int) -> int:
     return stream_seed(seed, "noise", draw)
 
 
-def corrupt(labels: Tensor, n_classes: int, grid: LabelNoiseGrid, draws: int, seed: int) -> NoisyLabels:
+def corrupt(labels: Tensor, n_classes: int, grid: LabelNoiseGrid, draws: int, seed: int) -> LabelCells:
     """Every noisy version of the training labels [N] that `grid` asks for, one for all feature sets."""
     cells = ((0.0, 0), *noise_cells(grid.levels, draws))
     noisy = [
         corrupt_labels(labels, level, noise_seed(seed, draw), n_classes, kind=grid.kind)
         for level, draw in cells
     ]
-    return NoisyLabels(
+    return LabelCells(
         condition=f"label-noise-{grid.kind.replace('_', '-')}",
         cells=cells,
         labels=torch.stack([one.labels for one in noisy]),
@@ -84,8 +84,8 @@ def corrupt(labels: Tensor, n_classes: int, grid: LabelNoiseGrid, draws: int, se
 
 def published_protocol(
     train: Tensor,
-    noisy: NoisyLabels,
-    test: TestFeatures,
+    noisy: LabelCells,
+    test: ProbedFeatures,
     settings: ProbeSettings,
     seed: int,
     watch: Watch = SILENT,
@@ -100,7 +100,7 @@ def published_protocol(
 
 
 def tuned_protocol(
-    train: Tensor, noisy: NoisyLabels, test: TestFeatures, settings: RidgeSettings, seed: int
+    train: Tensor, noisy: LabelCells, test: ProbedFeatures, settings: RidgeSettings, seed: int
 ) -> Outcome:
     """Ridge probes, the strength chosen twice for every cell: *tuned* and *oracle*.
 
@@ -130,7 +130,7 @@ def tuned_protocol(
     return Outcome(rows, {**outcomes[0].correctness, **outcomes[1].correctness})
 
 
-def measure(train: Tensor, train_labels: Tensor, test: TestFeatures, n_classes: int) -> Outcome:
+def measure(train: Tensor, train_labels: Tensor, test: ProbedFeatures, n_classes: int) -> Outcome:
     """Monosemanticity, sparsity, geometry and kNN accuracy of a feature set, on the test images."""
     values = {"dimensions": float(train.shape[1])}
     scores = {
@@ -161,8 +161,8 @@ def measure(train: Tensor, train_labels: Tensor, test: TestFeatures, n_classes: 
 
 def _outcome(
     protocol: str,
-    noisy: NoisyLabels,
-    test: TestFeatures,
+    noisy: LabelCells,
+    test: ProbedFeatures,
     fits: Tensor,
     predictions: Tensor,
     on_noisy_inputs: Sequence[Tensor],
@@ -189,7 +189,7 @@ def _outcome(
     return Outcome(rows, correctness)
 
 
-def _choices(noisy: NoisyLabels, fits: RidgeFits, choice: Tensor) -> list[Row]:
+def _choices(noisy: LabelCells, fits: RidgeFits, choice: Tensor) -> list[Row]:
     """The chosen strengths, and whether a wider grid might have given others."""
     n = noisy.labels.shape[1]
     rows: list[Row] = []

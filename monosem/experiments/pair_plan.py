@@ -114,4 +114,6 @@ def _forward_flops(settings: PretrainSettings, data: ImageDataset) -> float:
 def _pretrain_facts(settings: PretrainSettings, objective: Objective) -> dict[str, object]:
     """The settings that matter for one objective, so that changing NCL's alone finds SimCLR again."""
     of_ncl = {"nonlinearity", "nonnegative_on", "minus_mean_abs"} if objective == "simclr" else set()
-    return settings.replace(objective=objective).model_dump(mode="json", exclude=of_ncl)
+    facts = settings.replace(objective=objective).model_dump(mode="json", exclude=of_ncl)
+    # On a GPU "auto" means another precision: its encoders are not the CPU's.
+    return {**facts, "device": "cuda"} if torch.cuda.is_available() else facts

@@ -23,9 +23,9 @@ class LabelNoiseGrid(Settings):
     @field_validator("levels")
     @classmethod
     def _rates(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        if not levels or any(not 0 < level <= 1 for level in levels):
+        if any(not 0 < level <= 1 for level in levels):
             raise ValueError("label noise rates lie in (0, 1]; clean labels are always included")
-        return levels
+        return _increasing(levels)
 
 
 class InputNoiseGrid(Settings):
@@ -37,9 +37,9 @@ class InputNoiseGrid(Settings):
     @field_validator("levels")
     @classmethod
     def _deviations(cls, levels: tuple[float, ...]) -> tuple[float, ...]:
-        if not levels or any(level <= 0 for level in levels):
+        if any(level <= 0 for level in levels):
             raise ValueError("standard deviations are positive; clean images are always included")
-        return levels
+        return _increasing(levels)
 
 
 class Recipe(Settings):
@@ -48,6 +48,7 @@ class Recipe(Settings):
     title: str
     data: DatasetSettings
     seed: int = 0
+    """Pair i has seed + i; for an independent repeat, raise it by n_encoders or more."""
     n_encoders: int = Field(6, ge=1)
     """Independent encoder pairs (SimCLR and NCL of one seed): the replicates of every claim."""
     n_noise: int = Field(3, ge=1)
@@ -65,6 +66,21 @@ class Recipe(Settings):
     input_noise: InputNoiseGrid = InputNoiseGrid()
     margin: float = Field(0.01, gt=0)
     """A difference whose interval lies within +-margin (accuracy, 0.01 is one point) is a tie."""
+
+    @field_validator("pretrain")
+    @classmethod
+    def _both_objectives(cls, pretrain: PretrainSettings) -> PretrainSettings:
+        if "objective" in pretrain.model_fields_set:
+            raise ValueError("leave `objective` out: each pair has one encoder of either")
+        return pretrain
+
+
+def _increasing(levels: tuple[float, ...]) -> tuple[float, ...]:
+    """The levels, if there are some, each above the one before by more than tables show."""
+    shown = [f"{level:g}" for level in levels]
+    if not levels or list(levels) != sorted(levels) or len(set(shown)) < len(shown):
+        raise ValueError("give at least one level, each larger than the one before")
+    return levels
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

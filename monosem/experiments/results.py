@@ -3,7 +3,7 @@
 `accuracy` and every other share is between 0 and 1 here; reports speak of points (hundredths).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,13 +52,22 @@ def read_results(path: Path) -> pd.DataFrame:
     Raises:
         InputError: missing, unreadable or with other columns.
     """
+    return read_table(path, RESULT_COLUMNS)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+    """Read a CSV file that must have `columns`.
+
+    Raises:
+        InputError: missing, unreadable or with other columns.
+    """
     try:
-        table = pd.read_csv(path, dtype={"features": str, "protocol": str, "condition": str})
+        table = pd.read_csv(path)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a finished run has one") from None
-    except (ValueError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not a table of results ({error})") from None
-    missing = [column for column in RESULT_COLUMNS if column not in table.columns]
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise InputError(f"{path}: not a readable table ({error})") from None
+    missing = [column for column in columns if column not in table.columns]
     if missing:
         raise InputError(f"{path}: the columns {', '.join(missing)} are missing")
     return table
@@ -68,6 +77,9 @@ def accuracies(results: pd.DataFrame, protocol: str, condition: str, features: s
     """Accuracy of one feature set: one row per (encoder_seed, noise_seed), one column per level, 0 is clean.
 
     Clean accuracy has one noise draw and is repeated for the others. Empty where nothing was measured.
+
+    Raises:
+        InputError: measured, but with holes: pairs would no longer be pairs.
     """
     chosen = results[
         (results["metric"] == "accuracy")
@@ -78,8 +90,12 @@ def accuracies(results: pd.DataFrame, protocol: str, condition: str, features: s
     if chosen.empty:
         return pd.DataFrame()
     table = chosen.pivot(index=["encoder_seed", "noise_seed"], columns="level", values="value").sort_index()
-    table[0.0] = table[0.0].groupby("encoder_seed").transform("first")
-    return table.dropna()
+    if 0.0 in table.columns:
+        table[0.0] = table[0.0].groupby("encoder_seed").transform("first")
+    if 0.0 not in table.columns or table.isna().to_numpy().any():
+        where = f"{features}, {protocol}, {condition}"
+        raise InputError(f"results of {where}: some level or noise draw is missing; run the recipe again")
+    return table
 
 
 def endpoints(results: pd.DataFrame) -> "pd.Series[float]":

@@ -126,7 +126,7 @@ class Experiment:
         """Label noise rates that leave nothing to learn from."""
         noisy = self.pairs[0].noisy_labels
         signals = zip(noisy.cells, noisy.signal, strict=True)
-        return sorted({level for (level, _), signal in signals if abs(signal) < 1e-9})
+        return sorted({level for (level, _), signal in signals if signal < 1e-9})
 
 
 def run_recipe(request: Request, watch: RunWatch) -> None:
@@ -142,7 +142,7 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     seconds = [(experiment.expected_seconds(step), step.is_there) for step in experiment.steps()]
     watch.plan(sum(s for s, _ in seconds), sum(s for s, is_there in seconds if not is_there))
     for level in experiment.levels_without_signal():
-        watch.notice(f"label noise at {level:g} leaves no signal: no probe can beat chance there")
+        watch.notice(_no_signal(level))
     for dataset in (experiment.train, experiment.test):
         if dataset.skipped:
             watch.notice(f"{len(dataset.skipped)} images did not decode and are left out; see manifest.json")
@@ -157,12 +157,15 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
                 watch.check()  # after a step, not before: however short the time, something gets done
         pair.release()
     results = pd.concat([table for pair in experiment.pairs for table in pair.results()], ignore_index=True)
+    results["dataset"] = experiment.train.name  # stages are found by content, whatever the data was called
     comparisons = compare(results, request.recipe.margin, _correctness(experiment.pairs))
     write_table(results, request.out / "results.csv")
     write_table(comparisons, request.out / "comparisons.csv")
-    folder.log("run complete", seconds=round(time.monotonic() - started, 1))
+    folder.log("tables complete", seconds=round(time.monotonic() - started, 1))
+    # Complete is said by whoever writes the reports, when they are there too.
     folder.write_manifest(
-        complete=True,
+        complete=False,
+        tables_complete=True,
         command=request.command,
         data=[_describe(experiment.train, "train"), _describe(experiment.test, "test")],
         wall_seconds_total=round(time.monotonic() - started, 1),
@@ -178,6 +181,7 @@ def dry_run_lines(request: Request) -> list[str]:
         f"{'cached' if step.is_there else f'{experiment.expected_seconds(step):.1f} s':>8}  {step.stage.key}"
         for step in steps
     ]
+    lines += [_no_signal(level) for level in experiment.levels_without_signal()]
     missing = [step for step in steps if not step.is_there]
     minutes = sum(experiment.expected_seconds(step) for step in missing) / 60
     megabytes = sum(step.cost.megabytes for step in missing)
@@ -186,6 +190,10 @@ def dry_run_lines(request: Request) -> list[str]:
         f" and {megabytes:.0f} MB under {request.store}; results go to {request.out}"
     )
     return lines
+
+
+def _no_signal(level: float) -> str:
+    return f"label noise at {level:g} leaves no signal: no probe can beat chance there"
 
 
 def _correctness(pairs: list[EncoderPair]) -> Correctness:

@@ -6,7 +6,8 @@ files were damaged is recognised by their checksums and made again.
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,9 +78,10 @@ class StageCache:
         """Seconds that stages of this name took over the seconds expected of them; 1 if none is there."""
         took = expected = 0.0
         for file in self.root.glob(f"{name}-{'[0-9a-f]' * _HASH_DIGITS}/stage.json"):
-            facts = read_json(file)
-            if facts.get("expected_seconds"):
-                took, expected = took + facts["wall_seconds"], expected + facts["expected_seconds"]
+            with suppress(InputError):  # a damaged stage says nothing here; `has` sees to it
+                facts = read_json(file)
+                if facts.get("expected_seconds"):
+                    took, expected = took + facts["wall_seconds"], expected + facts["expected_seconds"]
         return took / expected if expected else 1.0
 
     def run(self, stage: Stage, make: Callable[[Path, Path], None], expected_seconds: float = 0.0) -> Path:
@@ -89,10 +91,12 @@ class StageCache:
         """
         if not self.has(stage):
             scratch = self.root / "unfinished" / stage.key
-            started = time.monotonic()
-            with atomic_folder(self.folder(stage)) as draft:
+            with (
+                _stopwatch(scratch.with_suffix(".seconds")) as elapsed,
+                atomic_folder(self.folder(stage)) as draft,
+            ):
                 make(draft, scratch)
-                seconds = round(time.monotonic() - started, 3)
+                seconds = round(elapsed(), 3)
                 write_json_atomic(
                     draft / "stage.json",
                     {
@@ -107,3 +111,22 @@ class StageCache:
             self._verified.add(stage.key)
         self.wall_seconds[stage.key] = read_json(self.folder(stage) / "stage.json")["wall_seconds"]
         return self.folder(stage)
+
+
+@contextmanager
+def _stopwatch(file: Path) -> Iterator[Callable[[], float]]:
+    """Seconds spent in this block and in its earlier, interrupted attempts; `file` keeps them between."""
+    earlier = float(file.read_text()) if file.exists() else 0.0
+    started = time.monotonic()
+
+    def elapsed() -> float:
+        return earlier + time.monotonic() - started
+
+    try:
+        yield elapsed
+    except BaseException:
+        with suppress(OSError):  # what interrupted us matters more than the time it took
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(str(elapsed()))
+        raise
+    file.unlink(missing_ok=True)

@@ -6,13 +6,17 @@ from pathlib import Path
 def write_reports(run: Path) -> None:
     """Write `summary.md`, `report.html` and `figures/` of a finished run, from its manifest and tables alone.
 
+    With them the run is complete, and its manifest says so.
+
     Raises:
         InputError: no finished run there.
     """
     # Plotting takes a second to import; what only prints a verdict does without it.
     from monosem.core.artifacts import write_text_atomic
+    from monosem.core.run_folder import mark_complete
     from monosem.report.page import write_page
     from monosem.report.tables import summary
 
     write_text_atomic(run / "summary.md", summary(run))
     write_page(run)
+    mark_complete(run)

@@ -12,7 +12,14 @@ import pandas as pd
 
 from monosem.core.run_folder import open_run
 from monosem.experiments.attribution import attribute, parts_in_words, sentence
-from monosem.experiments.comparisons import BOOTSTRAP_UNIT, GAIN, MIN_ENCODERS, PRIMARY, primary
+from monosem.experiments.comparisons import (
+    BOOTSTRAP_UNIT,
+    GAIN,
+    MIN_ENCODERS,
+    PRIMARY,
+    primary,
+    read_comparisons,
+)
 from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions, read_results
 from monosem.report.wording import (
     PROTOCOL_TITLES,
@@ -47,14 +54,15 @@ def verdict_screen(run: Path) -> str:
     lines = [
         f"{train['name']}: {train['samples']:,} images, {train['classes']} classes; {scope(comparisons)}",
         *_warning(comparisons),
-        "Mean test accuracy over noise levels minus SimCLR's: points [95 % interval]",
+        "Mean test accuracy over noise levels minus SimCLR's: points [95 % interval];",
+        "beyond clean: that minus the same difference without noise.",
         "published: the paper's fixed probe; tuned: ridge, chosen on the labels given",
     ]
     for condition in conditions(results):
         lines += ["", _title(results, condition)]
         for method in METHODS:
             lines += _verdict_lines(results, comparisons, condition, method)
-    return "\n".join([*lines, "", _monosemanticity_line(results), f"Report: {run / 'report.html'}"])
+    return "\n".join([*lines, _monosemanticity_line(results), f"Report: {run / 'report.html'}"])
 
 
 def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
@@ -63,7 +71,7 @@ def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
     Raises:
         InputError: no finished run there.
     """
-    return open_run(run), read_results(run / "results.csv"), pd.read_csv(run / "comparisons.csv")
+    return open_run(run), read_results(run / "results.csv"), read_comparisons(run / "comparisons.csv")
 
 
 def scope(comparisons: pd.DataFrame) -> str:
@@ -156,7 +164,10 @@ def _verdict_lines(
     for protocol in PROTOCOLS[:2]:
         row = primary(comparisons, protocol, condition, method)
         if row is not None:
-            yield f"  {name:4}{PROTOCOL_TITLES[protocol]:10}{_difference(row):25} {row['verdict']}"
+            gain = primary(comparisons, protocol, condition, method, endpoint=GAIN)
+            beyond = "" if gain is None else f" beyond clean {points(gain['mean_diff'])}"
+            difference = f"{PROTOCOL_TITLES[protocol]:10}{_difference(row):24}"
+            yield f"  {name:4}{difference} {row['verdict']!s:19}{beyond}".rstrip()
             name = ""
     attribution = attribute(results, method, condition)
     if attribution is not None:
@@ -201,9 +212,13 @@ def _verdict_table(comparisons: pd.DataFrame, condition: str) -> str:
             row = primary(comparisons, protocol, condition, features)
             if row is None:
                 continue
-            key = [features, protocol, condition]
-            same = comparisons[(comparisons[["features", "protocol", "condition"]] == key).all(axis=1)]
-            both, gain = same[same["unit"] == BOOTSTRAP_UNIT], same[same["endpoint"] == GAIN]
+            gain = primary(comparisons, protocol, condition, features, endpoint=GAIN)
+            both = comparisons[
+                (comparisons[["features", "protocol", "condition"]] == [features, protocol, condition]).all(
+                    axis=1
+                )
+                & (comparisons["unit"] == BOOTSTRAP_UNIT)
+            ]
             body.append(
                 (
                     feature_name(features),
@@ -213,7 +228,7 @@ def _verdict_table(comparisons: pd.DataFrame, condition: str) -> str:
                     p_value(row["p_holm"]),
                     p_value(row["p_sign_flip"]),
                     "" if both.empty else interval(both.iloc[0]["ci_low"], both.iloc[0]["ci_high"]),
-                    "" if gain.empty else _difference(gain.iloc[0]),
+                    "" if gain is None else _difference(gain),
                 )
             )
     return markdown_table(header, body)

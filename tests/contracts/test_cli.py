@@ -50,7 +50,7 @@ def test_a_run_paused_again_and_again_ends_with_the_same_results_as_one_in_a_go(
     assert {"summary.md", "report.html", "log.jsonl"} <= files_below(Path("whole"))
     events = [json.loads(line)["event"] for line in Path("sliced/log.jsonl").read_text().splitlines()]
     assert events.count("stage made") == len(list(Path("b").glob("*/stage.json")))
-    assert events[-1] == "run complete"
+    assert events[-1] == "tables complete"
     assert not [name for name in files_below(Path()) if "draft" in name or "unfinished" in name]
 
     # The same command again would find every stage.
@@ -83,6 +83,10 @@ def test_a_dry_run_lists_stages_time_and_disk_and_does_nothing(tiny, capsys):
         (("run", "tiny.yaml", "--set", "sae.kk=3"), "unknown key `sae.kk`"),
         (("run", "tiny.yaml", "--set", "sae.k=many"), "`sae.k`"),
         (("run", "tiny.yaml", "--set", "label_noise.levels=[1.5]"), "`label_noise.levels`"),
+        (("run", "tiny.yaml", "--set", "label_noise.levels=[0.2, 0.2]"), "each larger than the one before"),
+        (("run", "tiny.yaml", "--set", "input_noise.levels=[.nan]"), "`input_noise.levels.0`"),
+        (("run", "tiny.yaml", "--set", "margin=.inf"), "`margin`"),
+        (("run", "tiny.yaml", "--set", "pretrain.objective=ncl"), "leave `objective` out"),
         (("run", "tiny.yaml", "--set", "data.name=cifar100"), "cifar-100-python"),
         (("run", "tiny.yaml", "--set", "pretrain.batch_size=5000"), "batch_size 5000 is more than"),
         (("run", "tiny.yaml", "--set", "sae.k=99"), "sae.k=99"),
@@ -128,6 +132,32 @@ def test_interrupts_full_disks_and_our_own_faults(tiny, capsys, monkeypatch, fau
     assert message in line
     assert files_below(Path("out")) == {"manifest.json"}
     assert monosem("report", "out") == 2
+
+
+def test_the_recorded_command_can_be_typed_again(monkeypatch):
+    words = [
+        "monosem",
+        "run",
+        "digits",
+        "--set",
+        "label_noise.levels=[0.1, 0.2]",
+        "--stop-after",
+        "9",
+        "--debug",
+    ]
+    monkeypatch.setattr("sys.argv", words)
+    assert cli._command_line() == "monosem run digits --set 'label_noise.levels=[0.1, 0.2]'"
+
+
+def test_a_run_without_its_comparisons_is_refused(tiny, capsys):
+    Path("run").mkdir()
+    Path("run/manifest.json").write_text('{"recipe_hash": "x", "complete": true}')
+    Path("run/results.csv").write_text("dataset\n")
+    assert monosem("report", "run") == 2
+    assert "results.csv: the columns encoder, features" in capsys.readouterr().err
+    Path("run/manifest.json").write_text("[]")
+    assert monosem("report", "run") == 2
+    assert "not the manifest of a run" in capsys.readouterr().err
 
 
 def test_debug_shows_where_a_fault_is(tiny, monkeypatch):

@@ -62,6 +62,24 @@ def test_an_interrupted_write_leaves_the_old_folder_and_nothing_else(tmp_path, f
     assert [entry.name for entry in tmp_path.iterdir()] == ["artifact"]
 
 
+def test_an_interruption_while_replacing_leaves_the_old_folder(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoint"
+    _write(path)
+    rename = Path.rename
+
+    def interrupted(self, target):
+        if Path(target) == path and self.name.endswith(".draft"):
+            raise KeyboardInterrupt
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _write(path, "new")
+    verify_folder(path)
+    assert (path / "part" / "a.txt").read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["checkpoint"]
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(errno.ENOSPC, "No space left on device")

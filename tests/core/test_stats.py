@@ -70,10 +70,24 @@ def test_two_way_bootstrap_matches_a_plain_loop() -> None:
     rng = np.random.default_rng(1)
     d = rng.normal(0.1, 1, size=(8, 1)) + rng.normal(0, 1, size=(8, 60))
     means = [d[np.ix_(rng.integers(8, size=8), rng.integers(60, size=60))].mean() for _ in range(4000)]
+    half_width = scipy_stats.t.ppf(0.975, df=7) * np.std(means) * np.sqrt(8 / 7)
     np.testing.assert_allclose(
-        two_way_bootstrap(d, seed=0, n_boot=4000), np.quantile(means, [0.025, 0.975]), atol=0.06
+        two_way_bootstrap(d, seed=0, n_boot=4000), d.mean() + half_width * np.array([-1, 1]), rtol=0.03
     )
     assert two_way_bootstrap(d, seed=0) == two_way_bootstrap(d, seed=0)
+
+
+@pytest.mark.parametrize("spread_of_samples", [0.0, 0.3, 3.0])
+def test_redrawing_samples_too_never_narrows_the_interval(spread_of_samples: float) -> None:
+    rng = np.random.default_rng(2)
+    for _ in range(5):
+        d = rng.normal(0, 1, size=(6, 1)) + rng.normal(0, spread_of_samples, size=(1, 40))
+        low, high = two_way_bootstrap(d, seed=0, n_boot=20_000)
+        rows_alone = paired_t(d.mean(axis=1))
+        assert high - low >= 0.98 * (rows_alone.high - rows_alone.low)
+    if spread_of_samples == 3.0:
+        assert high - low > 1.3 * (rows_alone.high - rows_alone.low)
+    assert two_way_bootstrap(d[:1], seed=0) == (-np.inf, np.inf)
 
 
 def test_two_way_bootstrap_sees_both_directions() -> None:

@@ -73,7 +73,9 @@ def test_images_that_do_not_decode_are_named_and_counted(root: Path) -> None:
     whole = (root / "train/apple/a.png").read_bytes()
     (root / "train/apple/a.png").write_bytes(whole[: len(whole) // 2])
     (root / "train/pear/d.png").write_bytes(b"no image at all")
-    with pytest.raises(InputError, match=r"apple/a\.png: does not decode .* nor do 1 others of the 5 images"):
+    with pytest.raises(
+        InputError, match=r"apple/a\.png: does not decode .* one of 2 such among the 5 images"
+    ):
         read_image_folder(root, 8)
 
     train, _, _ = read_image_folder(root, 8, skip_bad=True)

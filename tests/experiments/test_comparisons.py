@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from monosem.core.errors import InputError
 from monosem.experiments.comparisons import (
     BOOTSTRAP_UNIT,
     COMPARISON_COLUMNS,
@@ -88,6 +89,17 @@ def test_one_probe_decides_nothing(planted_results):
     assert (
         primary(compare(results, margin=0.01), "tuned", CONDITION, "ncl")["verdict"] == "undecidable with 1"
     )
+
+
+def test_results_with_holes_are_refused(planted_results):
+    results = planted_results({("tuned", "simclr"): DENSE, ("tuned", "ncl"): DENSE + 0.05})
+    hole = (results["features"] == "ncl") & (results["level"] == 0.4) & (results["noise_seed"] == 1)
+    with pytest.raises(
+        InputError, match=r"ncl, tuned, label-noise-symmetric: some level or noise draw is missing"
+    ):
+        compare(results[~hole], margin=0.01)
+    with pytest.raises(InputError, match="missing"):
+        compare(results[results["level"] > 0], margin=0.01)
 
 
 def test_wide_scatter_is_undecidable_not_a_tie(planted_results):

@@ -4,9 +4,7 @@ import pytest
 import torch
 
 from monosem.experiments.grid import (
-    TestFeatures as FeaturesOfTest,
-)
-from monosem.experiments.grid import (
+    ProbedFeatures,
     corrupt,
     measure,
     noise_cells,
@@ -39,7 +37,7 @@ def task():
         train,
         train_labels,
         noisy_labels,
-        FeaturesOfTest(INPUT_CONDITION, test_labels, clean, cells, noisy),
+        ProbedFeatures(INPUT_CONDITION, test_labels, clean, cells, noisy),
     )
 
 
@@ -114,7 +112,7 @@ def test_the_oracle_is_never_below_the_tuned_probe(task):
 def test_measures_of_one_hot_features_are_what_they_must_be(task):
     _, _, _, test = task
     pure = torch.nn.functional.one_hot(test.labels, K).float()
-    outcome = measure(pure, test.labels, FeaturesOfTest(INPUT_CONDITION, test.labels, pure, (), []), K)
+    outcome = measure(pure, test.labels, ProbedFeatures(INPUT_CONDITION, test.labels, pure, (), []), K)
     values = {row["metric"]: row["value"] for row in outcome.rows}
     assert values["native_monosemanticity"] == pytest.approx(1.0)
     assert values["matched_monosemanticity"] == pytest.approx(1.0)

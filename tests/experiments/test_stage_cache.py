@@ -64,3 +64,28 @@ def test_an_interrupted_stage_leaves_its_scratch_and_no_output(tmp_path):
     assert (cache.run(stage, resume) / "value.txt").read_text() == "epoch 3"
     assert not list(tmp_path.glob("unfinished/*"))
     assert stage.key in cache.wall_seconds
+
+
+def test_time_spent_before_an_interruption_counts(tmp_path, monkeypatch):
+    clock = iter([0.0, 100.0, 1000.0, 1005.0])
+    monkeypatch.setattr("monosem.experiments.stage_cache.time.monotonic", lambda: next(clock))
+    stage, cache = Stage("pretrain", {}), StageCache(tmp_path)
+
+    def pause(output: Path, scratch: Path) -> None:
+        raise Paused
+
+    with pytest.raises(Paused):
+        cache.run(stage, pause)
+    cache.run(stage, Maker(), expected_seconds=210.0)
+    assert cache.wall_seconds[stage.key] == 105.0
+    assert cache.pace("pretrain") == 0.5
+    assert cache.pace("sae") == 1.0
+    assert not list(tmp_path.glob("unfinished/*"))
+
+
+def test_a_damaged_stage_does_not_stop_the_estimate_of_others(tmp_path):
+    stage, cache = Stage("sae", {}), StageCache(tmp_path)
+    folder = cache.run(stage, Maker(), expected_seconds=1.0)
+    (folder / "stage.json").write_text("{")
+    assert StageCache(tmp_path).pace("sae") == 1.0
+    assert not StageCache(tmp_path).has(stage)
