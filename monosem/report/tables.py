@@ -129,7 +129,7 @@ def side_by_side(run_a: Path, run_b: Path) -> str:
     for key in dict.fromkeys([*claims[0].index, *claims[1].index]):
         condition, protocol, features = key
         cells = [_short_cell(claim.loc[key]) if key in claim.index else "-" for claim in claims]
-        name = f"{feature_name(features)}, {PROTOCOL_TITLES[protocol]}, {condition_name(condition)}"
+        name = f"{feature_name(features)}, {protocol}, {condition_name(condition)}"
         lines.append(f"{name[:41]:41}{cells[0]:>19} {cells[1]:>19}")
     a, b = (_flat(manifest["recipe"]) for manifest, _, _ in runs)
     different = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
