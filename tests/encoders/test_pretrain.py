@@ -107,3 +107,25 @@ def test_bf16_on_the_cpu_follows_float32(few_digits: ImageDataset, tiny: Pretrai
     )
     assert rounded != exact
     assert [epoch["loss"] for epoch in rounded] == pytest.approx([epoch["loss"] for epoch in exact], rel=0.05)
+
+
+def test_many_dead_dimensions_are_told_once_and_at_once(
+    few_digits: ImageDataset, tiny: PretrainSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The readings are planted: no run this small loses that many dimensions without collapsing."""
+
+    class Heard(SilentWatch):
+        def __init__(self) -> None:
+            self.messages: list[str] = []
+
+        def notice(self, message: str) -> None:
+            self.messages.append(message)
+
+    shares = iter([0.5, 0.6, 0.7])
+    monkeypatch.setattr(
+        "monosem.encoders.pretrain.EpochReadings.summary",
+        lambda self, batch_size: {"loss": 1.0, "chance": 4.8, "dead_share": next(shares), "alignment": 1.0},
+    )
+    heard = Heard()
+    pretrain(few_digits, tiny.replace(objective="ncl", epochs=3), seed=0, watch=heard)
+    assert heard.messages == ["ncl, epoch 2: 60% of the dimensions are dead"]
