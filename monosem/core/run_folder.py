@@ -40,7 +40,7 @@ class RunFolder:
                 )
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: is not empty and holds no run; give another folder with --out DIR")
-        folder.write_manifest(complete=False, command=command)
+        folder.write_manifest(command)
         return folder
 
     @property
@@ -48,10 +48,10 @@ class RunFolder:
         """SHA-256 of the resolved recipe."""
         return fingerprint_json(self.recipe)
 
-    def write_manifest(self, *, complete: bool, command: str, **facts: Any) -> dict[str, Any]:
-        """Write `manifest.json` with the recipe, versions and machine, and `facts`; return it."""
+    def write_manifest(self, command: str, **facts: Any) -> None:
+        """Write `manifest.json` with the recipe, versions and machine, and `facts`, as not complete yet."""
         manifest = {
-            "complete": complete,
+            "complete": False,
             "command": command,
             "recipe_hash": self.recipe_hash,
             "versions": installed_versions(),
@@ -60,7 +60,6 @@ class RunFolder:
             "recipe": self.recipe,
         }
         write_json_atomic(self.path / "manifest.json", manifest)
-        return manifest
 
     def log(self, event: str, **facts: Any) -> None:
         """Add one line to `log.jsonl`: when (UTC), what, and facts about it."""

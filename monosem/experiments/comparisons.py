@@ -82,12 +82,21 @@ def compare(results: pd.DataFrame, margin: float, correctness: Correctness | Non
 
 
 def primary(
-    comparisons: pd.DataFrame, protocol: str, condition: str, features: str, endpoint: str = PRIMARY
+    comparisons: pd.DataFrame,
+    protocol: str,
+    condition: str,
+    features: str,
+    *,
+    endpoint: str = PRIMARY,
+    bootstrap: bool = False,
 ) -> "pd.Series[Any] | None":
-    """The primary row (or that of another endpoint) of one feature set, None where it was not measured."""
+    """The primary row of one feature set, None where it was not measured.
+
+    `endpoint` asks for another endpoint's, `bootstrap` for the interval over test samples as well.
+    """
     rows = comparisons[
         (comparisons["endpoint"] == endpoint)
-        & (comparisons["unit"] != BOOTSTRAP_UNIT)
+        & ((comparisons["unit"] == BOOTSTRAP_UNIT) == bootstrap)
         & (comparisons["protocol"] == protocol)
         & (comparisons["condition"] == condition)
         & (comparisons["features"] == features)

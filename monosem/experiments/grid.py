@@ -16,7 +16,7 @@ from monosem.data.label_noise import corrupt_labels, label_signal
 from monosem.experiments.recipes import LabelNoiseGrid
 from monosem.measures.consistency import matched_monosemanticity, native_monosemanticity
 from monosem.measures.geometry import active_dimensions, effective_dimension, knn_accuracy, l0
-from monosem.robust.probe import LinearProbes, ProbeSettings, train_probes
+from monosem.robust.probe import ProbeSettings, train_probes
 from monosem.robust.ridge import RidgeFits, RidgePath, RidgeSettings
 
 Row = dict[str, Any]
@@ -92,8 +92,7 @@ def published_protocol(
 ) -> Outcome:
     """The paper's protocol: gradient-trained probes with fixed settings, all cells as one batched problem."""
     probes = train_probes(train, noisy.labels, noisy.n_classes, settings, seed, watch)
-    clean = LinearProbes(probes.weight[:1], probes.bias[:1], probes.center)
-    on_noisy_inputs = [clean.predict(features)[0] for features in test.noisy]
+    on_noisy_inputs = [probes[:1].predict(features)[0] for features in test.noisy]
     return _outcome(
         "published", noisy, test, probes.predict(train), probes.predict(test.clean), on_noisy_inputs
     )
@@ -107,9 +106,8 @@ def tuned_protocol(
     Tuned takes the least leave-one-out error on the noisy labels. The oracle takes the best accuracy on the
     very test samples it is scored on: an upper bound nobody can have.
     """
-    path = RidgePath.fit(train)
-    fits = path.solve(noisy.labels, noisy.n_classes, settings, seed)
-    clean = path.solve(noisy.labels[:1], noisy.n_classes, settings, seed)
+    fits = RidgePath.fit(train).solve(noisy.labels, noisy.n_classes, settings, seed)
+    clean = fits[:1]
     tuned, oracle = fits.tuned(), fits.oracle(test.clean, test.labels)
     outcomes = []
     for protocol, choice, choices_on_noisy_inputs in (

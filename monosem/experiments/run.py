@@ -164,9 +164,8 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     folder.log("tables complete", seconds=round(time.monotonic() - started, 1))
     # Complete is said by whoever writes the reports, when they are there too.
     folder.write_manifest(
-        complete=False,
+        request.command,
         tables_complete=True,
-        command=request.command,
         data=[_describe(experiment.train, "train"), _describe(experiment.test, "test")],
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=_by_kind(experiment.cache.wall_seconds),

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class Stage:
     inputs: Sequence["Stage"] = ()
     version: int = 1
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Name and hash: the folder of the output."""
         facts = {

@@ -9,7 +9,7 @@ import pandas as pd
 
 from monosem.core.stats import PairedResult, paired_t
 from monosem.experiments.attribution import Attribution
-from monosem.experiments.comparisons import BOOTSTRAP_UNIT, GAIN, PRIMARY, primary
+from monosem.experiments.comparisons import GAIN, primary
 from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions
 from monosem.report.cells import Cell, Piece, Row, Table, bounds, estimate, number, words
 from monosem.report.wording import (
@@ -153,18 +153,17 @@ def _whole(attribution: Attribution) -> Rung:
 
 
 def _verdict_cells(comparisons: pd.DataFrame, row: "pd.Series[Any]") -> tuple[Cell, ...]:
-    keys = ["features", "protocol", "condition"]
-    same = comparisons[(comparisons[keys] == row[keys]).all(axis=1)]
-    bootstrap = same[(same["unit"] == BOOTSTRAP_UNIT) & (same["endpoint"] == PRIMARY)]
-    gain = same[same["endpoint"] == GAIN].iloc[0]
+    key = (str(row["protocol"]), str(row["condition"]), str(row["features"]))
+    both = primary(comparisons, *key, bootstrap=True)
+    gain = primary(comparisons, *key, endpoint=GAIN)
     return (
         estimate(row["mean_diff"], row["ci_low"], row["ci_high"], _fine_points),
         *(number(row[p], p_value) for p in ("p", "p_holm", "p_sign_flip")),
         words(str(row["verdict"])),
+        words(NO_VALUE) if both is None else bounds(both["ci_low"], both["ci_high"], _fine_points),
         words(NO_VALUE)
-        if bootstrap.empty
-        else bounds(bootstrap.iloc[0]["ci_low"], bootstrap.iloc[0]["ci_high"], _fine_points),
-        estimate(gain["mean_diff"], gain["ci_low"], gain["ci_high"], _fine_points),
+        if gain is None
+        else estimate(gain["mean_diff"], gain["ci_low"], gain["ci_high"], _fine_points),
     )
 
 

@@ -13,7 +13,6 @@ import pandas as pd
 from monosem.core.run_folder import open_run
 from monosem.experiments.attribution import attribute, parts_in_words, sentence
 from monosem.experiments.comparisons import (
-    BOOTSTRAP_UNIT,
     GAIN,
     MIN_ENCODERS,
     PRIMARY,
@@ -24,6 +23,7 @@ from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions
 from monosem.report.wording import (
     PROTOCOL_TITLES,
     condition_name,
+    counted,
     feature_name,
     interval,
     level_text,
@@ -77,17 +77,13 @@ def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
 def scope(comparisons: pd.DataFrame) -> str:
     """The replicates behind every claim."""
     row = comparisons[comparisons["endpoint"] == PRIMARY].iloc[0]
-    return f"{_count(row['n_encoders'], 'encoder pair')} x {_count(row['n_noise'], 'noise draw')}"
+    return f"{counted(row['n_encoders'], 'encoder pair')} x {counted(row['n_noise'], 'noise draw')}"
 
 
 def _warning(comparisons: pd.DataFrame) -> list[str]:
     if "probe" not in set(comparisons["unit"]):
         return []
     return [f"Fewer than {MIN_ENCODERS} pairs: every verdict is about these checkpoints only."]
-
-
-def _count(n: float, noun: str) -> str:
-    return f"{n:.0f} {noun}" if n == 1 else f"{n:.0f} {noun}s"
 
 
 def summary(run: Path) -> str:
@@ -191,7 +187,9 @@ def _measured(results: pd.DataFrame, metric: str, features: str) -> str:
 
 
 def _monosemanticity_line(results: pd.DataFrame) -> str:
-    scores = [f"{feature_name(f)} {_measured(results, MEASURES[0][0], f)}" for f in (BASELINE, *METHODS)]
+    scores = [
+        f"{feature_name(f)} {_measured(results, 'matched_monosemanticity', f)}" for f in (BASELINE, *METHODS)
+    ]
     return f"Matched monosemanticity (0 chance, 1 pure): {', '.join(scores)}"
 
 
@@ -213,12 +211,7 @@ def _verdict_table(comparisons: pd.DataFrame, condition: str) -> str:
             if row is None:
                 continue
             gain = primary(comparisons, protocol, condition, features, endpoint=GAIN)
-            both = comparisons[
-                (comparisons[["features", "protocol", "condition"]] == [features, protocol, condition]).all(
-                    axis=1
-                )
-                & (comparisons["unit"] == BOOTSTRAP_UNIT)
-            ]
+            both = primary(comparisons, protocol, condition, features, bootstrap=True)
             body.append(
                 (
                     feature_name(features),
@@ -227,7 +220,7 @@ def _verdict_table(comparisons: pd.DataFrame, condition: str) -> str:
                     str(row["verdict"]),
                     p_value(row["p_holm"]),
                     p_value(row["p_sign_flip"]),
-                    "" if both.empty else interval(both.iloc[0]["ci_low"], both.iloc[0]["ci_high"]),
+                    "" if both is None else interval(both["ci_low"], both["ci_high"]),
                     "" if gain is None else _difference(gain),
                 )
             )

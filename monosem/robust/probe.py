@@ -67,8 +67,8 @@ class FeatureScale:
         squares = sum((block - mean).square().sum() for block in torch.split(features, ROWS_AT_ONCE))
         rms = math.sqrt(float(squares) / len(features))
         if not math.isfinite(rms):
-            row, column = (~features.isfinite()).nonzero()[0].tolist()
-            raise InputError(f"features hold a NaN or infinite value at row {row}, column {column}")
+            check_finite(features)
+            raise InputError("features are too large to square in their own precision; scale them down")
         if rms <= 1e-12 * float(mean.norm()) or rms == 0:
             raise InputError(
                 "all feature vectors are equal: the encoder has collapsed, there is nothing to probe"
@@ -96,6 +96,10 @@ class LinearProbes:
     weight: Tensor
     bias: Tensor
     center: Tensor
+
+    def __getitem__(self, problems: slice) -> Self:
+        """Some of the classifiers."""
+        return type(self)(self.weight[problems], self.bias[problems], self.center)
 
     def logits(self, features: Tensor) -> Tensor:
         """Logits [P, N, K] of features [N, D]."""

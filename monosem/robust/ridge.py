@@ -6,7 +6,7 @@ bound that nobody can have.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Self
 
 import torch
@@ -127,6 +127,15 @@ class RidgeFits:
     moments: Tensor
     priors: Tensor
     loo_error: Tensor
+
+    def __getitem__(self, problems: slice) -> Self:
+        """Some of the problems, at all strengths."""
+        return replace(
+            self,
+            moments=self.moments[problems],
+            priors=self.priors[problems],
+            loo_error=self.loo_error[:, problems],
+        )
 
     @property
     def shrinkage(self) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 
 from monosem.core.artifacts import read_json
 from monosem.core.errors import InputError
-from monosem.core.run_folder import RunFolder, open_run
+from monosem.core.run_folder import RunFolder, mark_complete, open_run
 
 RECIPE = {"seed": 0}
 
@@ -11,8 +11,11 @@ def test_a_run_says_that_it_is_not_complete_until_it_is(tmp_path):
     run = RunFolder.claim(tmp_path / "run", RECIPE, "monosem run x")
     with pytest.raises(InputError, match="not complete; finish it with: monosem run x"):
         open_run(tmp_path / "run")
-    run.write_manifest(complete=True, command="monosem run x", wall_seconds_total=1.5)
+    run.write_manifest("monosem run x", tables_complete=True, wall_seconds_total=1.5)
+    assert not open_run(tmp_path / "run")["complete"]  # the tables can be read, the reports are not there
+    mark_complete(tmp_path / "run")
     manifest = open_run(tmp_path / "run")
+    assert manifest["complete"]
     assert manifest["wall_seconds_total"] == 1.5
     assert manifest["recipe"] == RECIPE
     assert manifest["versions"]["torch"] != "missing"
