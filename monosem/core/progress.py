@@ -1,7 +1,7 @@
 """How long work tells its caller how far it is, and learns that it should stop at a safe point."""
 
 import time
-from typing import Protocol
+from typing import Any, Protocol
 
 from monosem.core.errors import Paused
 
@@ -14,6 +14,9 @@ class Watch(Protocol):
 
     def notice(self, message: str) -> None:
         """Something the user should hear of, that does not end the work."""
+
+    def record(self, event: str, **values: Any) -> None:
+        """Readings worth keeping, such as those of an epoch that ended."""
 
     def should_pause(self) -> bool:
         """Whether the time is up: the loop then saves its state and calls `check`."""
@@ -30,6 +33,9 @@ class SilentWatch:
 
     def notice(self, message: str) -> None:
         """Ignore the message."""
+
+    def record(self, event: str, **values: Any) -> None:
+        """Ignore the readings."""
 
     def should_pause(self) -> bool:
         """Never."""
