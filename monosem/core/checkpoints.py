@@ -109,7 +109,7 @@ class Checkpoints:
         return self._folder is not None and time.monotonic() - self._saved_at > apart
 
     def at_safe_point(self, watch: Watch, state: Callable[[], State]) -> None:
-        """To be called after each step: saves `state()` when due, or when `watch` wants to pause; then pauses.
+        """Called after each step: saves `state()` when due, or when `watch` wants to pause; then pauses.
 
         Raises:
             MonosemError: the state could not be written.
