@@ -1,12 +1,11 @@
-"""Convolutional encoders with a two-layer projector: images -> backbone features -> projector features."""
+"""Encoders, a backbone with a two-layer projector: images -> backbone features -> projector features."""
 
 import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from monosem.core.artifacts import (
@@ -22,21 +21,37 @@ from monosem.core.nonlinearities import NONLINEARITIES, NonlinearityName
 from monosem.core.seeding import torch_stream
 from monosem.core.settings import Settings, parse
 from monosem.encoders.contrastive_loss import NonnegativeOn, unit_rows
+from monosem.encoders.convnets import ConvNet, StemName, resnet, small_conv
+from monosem.encoders.vit import VisionTransformer
 
-BackboneName = Literal["small_conv", "resnet18"]
-StemName = Literal["cifar", "strided", "imagenet"]
+BackboneName = Literal["small_conv", "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny"]
+Backbone = ConvNet | VisionTransformer
+"""What takes images [N, C, H, W] to features [N, out_dim]."""
 
 
 class EncoderSettings(Settings):
-    """Shape of an encoder. The backbone puts out 8 * width features, the projector `projector_out`."""
+    """Shape of an encoder.
+
+    The backbone puts out 8 * width features, resnet50 and resnet101 32 * width, vit_tiny 3 * width; the
+    projector `projector_out`. `stem` concerns the convnets, `image_size` and `patch_size` vit_tiny.
+    """
 
     backbone: BackboneName = "resnet18"
     stem: StemName = "cifar"
     """cifar: 3x3, stride 1. strided: 3x3, stride 2. imagenet: 7x7, stride 2, then 3x3 max-pool, stride 2."""
     width: Annotated[int, Field(ge=1)] = 64
-    """Channels after the stem; ResNet-18 proper has 64."""
+    """Channels after the stem; in a ViT of each of the 3 heads. The published ResNets and ViT-Ti have 64."""
+    image_size: Annotated[int, Field(ge=1)] = 32
+    """Height and width of the images in pixels, which a ViT's positions are made for."""
+    patch_size: Annotated[int, Field(ge=1)] = 4
     projector_hidden: Annotated[int, Field(ge=1)] = 16384
     projector_out: Annotated[int, Field(ge=1)] = 2048
+
+    @model_validator(mode="after")
+    def _whole_patches(self) -> Self:
+        if self.backbone == "vit_tiny" and self.image_size % self.patch_size:
+            raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
+        return self
 
 
 class OutputSettings(Settings):
@@ -54,9 +69,9 @@ class Encoder(nn.Module):
         self.settings = settings
         self.in_channels = in_channels
         self.output = output
-        self.backbone = _BACKBONES[settings.backbone](settings, in_channels)
+        self.backbone = _backbone(settings, in_channels)
         self.projector = nn.Sequential(
-            nn.Linear(8 * settings.width, settings.projector_hidden),
+            nn.Linear(self.backbone.out_dim, settings.projector_hidden),
             nn.ReLU(inplace=True),
             nn.Linear(settings.projector_hidden, settings.projector_out),
         )
@@ -67,7 +82,7 @@ class Encoder(nn.Module):
         return z
 
     def backbone_features(self, images: Tensor) -> Tensor:
-        """Normalised images [N, C, H, W] -> [N, 8 * width]."""
+        """Normalised images [N, C, H, W] -> [N, backbone.out_dim]."""
         features: Tensor = self.backbone(images)
         return features
 
@@ -96,15 +111,12 @@ def build_encoder(
     """
     encoder = _empty_encoder(settings, in_channels, output or OutputSettings())
     generator = torch_stream(seed, "init")
-    for module in encoder.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu", generator=generator)
-        elif isinstance(module, nn.Linear):
+    encoder.backbone.initialise(generator)
+    for module in encoder.projector:
+        if isinstance(module, nn.Linear):
             bound = 1.0 / math.sqrt(module.in_features)
             nn.init.uniform_(module.weight, -bound, bound, generator=generator)
             nn.init.uniform_(module.bias, -bound, bound, generator=generator)
-        elif isinstance(module, nn.BatchNorm2d):
-            module.reset_parameters()
     return encoder
 
 
@@ -147,62 +159,10 @@ def _empty_encoder(settings: EncoderSettings, in_channels: int, output: OutputSe
     return encoder.to_empty(device="cpu")
 
 
-def _conv_norm(in_channels: int, out_channels: int, kernel: int, stride: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm2d(out_channels),
-    )
-
-
-def _stem(name: StemName, in_channels: int, width: int) -> nn.Sequential:
-    if name == "imagenet":
-        return nn.Sequential(
-            _conv_norm(in_channels, width, 7, 2), nn.ReLU(inplace=True), nn.MaxPool2d(3, stride=2, padding=1)
-        )
-    stride = 2 if name == "strided" else 1
-    return nn.Sequential(_conv_norm(in_channels, width, 3, stride), nn.ReLU(inplace=True))
-
-
-class _ResidualBlock(nn.Module):
-    """Two 3x3 convolutions beside a shortcut (He et al. 2016)."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
-        super().__init__()
-        self.branch = nn.Sequential(
-            _conv_norm(in_channels, out_channels, 3, stride),
-            nn.ReLU(inplace=True),
-            _conv_norm(out_channels, out_channels, 3, 1),
-        )
-        same_shape = stride == 1 and in_channels == out_channels
-        self.shortcut = nn.Identity() if same_shape else _conv_norm(in_channels, out_channels, 1, stride)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.relu(self.branch(x) + self.shortcut(x))
-
-
-def _small_conv(settings: EncoderSettings, in_channels: int) -> nn.Sequential:
-    """Stem and three 3x3 convolutions of stride 2 that double the channels, averaged over positions."""
-    stages: list[nn.Module] = []
-    for stage in range(3):
-        channels = settings.width * 2**stage
-        stages += [_conv_norm(channels, 2 * channels, 3, 2), nn.ReLU(inplace=True)]
-    stem = _stem(settings.stem, in_channels, settings.width)
-    return nn.Sequential(stem, *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def _resnet18(settings: EncoderSettings, in_channels: int) -> nn.Sequential:
-    """Stem and four stages of two residual blocks, averaged over positions."""
-    width = settings.width
-    stages: list[nn.Module] = [_ResidualBlock(width, width, 1), _ResidualBlock(width, width, 1)]
-    for stage in range(3):
-        channels = width * 2**stage
-        stages += [_ResidualBlock(channels, 2 * channels, 2), _ResidualBlock(2 * channels, 2 * channels, 1)]
-    return nn.Sequential(
-        _stem(settings.stem, in_channels, width), *stages, nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    )
-
-
-_BACKBONES: dict[BackboneName, Callable[[EncoderSettings, int], nn.Sequential]] = {
-    "small_conv": _small_conv,
-    "resnet18": _resnet18,
-}
+def _backbone(settings: EncoderSettings, in_channels: int) -> Backbone:
+    name, width = settings.backbone, settings.width
+    if name == "vit_tiny":
+        return VisionTransformer(settings.image_size, settings.patch_size, width, in_channels)
+    if name == "small_conv":
+        return small_conv(settings.stem, width, in_channels)
+    return resnet(name, settings.stem, width, in_channels)

@@ -2,10 +2,14 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
+from monosem.core.artifacts import atomic_folder, save_tensors, write_json_atomic
 from monosem.core.errors import InputError
 from monosem.core.nonlinearities import NONLINEARITIES
+from monosem.core.seeding import torch_stream
 from monosem.encoders.backbones import (
+    Encoder,
     EncoderSettings,
     OutputSettings,
     build_encoder,
@@ -20,24 +24,95 @@ def images(n: int, channels: int, size: int) -> torch.Tensor:
     return torch.randn(n, channels, size, size, generator=torch.Generator().manual_seed(0))
 
 
+def empty_encoder(settings: EncoderSettings) -> Encoder:
+    """Shapes without weights."""
+    with torch.device("meta"):
+        return Encoder(settings, 3, OutputSettings())
+
+
 @pytest.mark.parametrize(
     ("channels", "size", "stem"), [(1, 8, "cifar"), (3, 32, "strided"), (3, 64, "imagenet")]
 )
-@pytest.mark.parametrize("backbone", ["small_conv", "resnet18"])
-def test_every_backbone_takes_small_and_large_images(
-    backbone: str, channels: int, size: int, stem: str
+@pytest.mark.parametrize(
+    ("backbone", "features"),
+    [("small_conv", 32), ("resnet18", 32), ("resnet34", 32), ("resnet50", 128), ("resnet101", 128)],
+)
+def test_every_convnet_takes_small_and_large_images(
+    backbone: str, features: int, channels: int, size: int, stem: str
 ) -> None:
     encoder = build_encoder(SMALL.replace(backbone=backbone, stem=stem), channels, seed=0)
     batch = images(2, channels, size)
-    assert encoder.backbone_features(batch).shape == (2, 32)
+    assert encoder.backbone_features(batch).shape == (2, features)
     assert encoder(batch).shape == (2, 6)
 
 
-@pytest.mark.parametrize(("stem", "parameters"), [("imagenet", 11_176_512), ("cifar", 11_168_832)])
-def test_resnet18_has_the_published_number_of_parameters(stem: str, parameters: int) -> None:
-    settings = EncoderSettings(stem=stem, projector_hidden=1, projector_out=1)
-    encoder = build_encoder(settings, 3, seed=0)
-    assert sum(parameter.numel() for parameter in encoder.backbone.parameters()) == parameters
+@pytest.mark.parametrize(
+    ("settings", "parameters"),
+    [
+        ({"backbone": "resnet18", "stem": "cifar"}, 11_168_832),
+        ({"backbone": "resnet18"}, 11_176_512),
+        ({"backbone": "resnet34"}, 21_284_672),
+        ({"backbone": "resnet50"}, 23_508_032),
+        ({"backbone": "resnet101"}, 42_500_160),
+        ({"backbone": "vit_tiny", "image_size": 224, "patch_size": 16}, 5_524_416),
+    ],
+)
+def test_backbones_have_the_published_number_of_parameters(
+    settings: dict[str, object], parameters: int
+) -> None:
+    backbone = empty_encoder(EncoderSettings(**{"stem": "imagenet", **settings})).backbone
+    assert sum(parameter.numel() for parameter in backbone.parameters()) == parameters
+
+
+def naive_resnet50(encoder: Encoder, batch: torch.Tensor) -> torch.Tensor:
+    """Layer after layer as He et al.'s table 1 lists them, taking the weights in turn."""
+    weights = iter([tensor for name, tensor in encoder.backbone.state_dict().items() if "num" not in name])
+
+    def conv_norm(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+        weight, gain, shift, mean, variance = (next(weights) for _ in range(5))
+        assert weight.shape[2:] == (kernel, kernel)
+        x = F.conv2d(x, weight, stride=stride, padding=kernel // 2)
+        mean, variance, gain, shift = (v.view(1, -1, 1, 1) for v in (mean, variance, gain, shift))
+        return (x - mean) / (variance + 1e-5).sqrt() * gain + shift
+
+    x = F.max_pool2d(F.relu(conv_norm(batch, 7, 2)), 3, 2, 1)
+    for blocks, first_stride in [(3, 1), (4, 2), (6, 2), (3, 2)]:
+        for block in range(blocks):
+            stride = first_stride if block == 0 else 1
+            branch = F.relu(conv_norm(x, 1, 1))
+            branch = F.relu(conv_norm(branch, 3, stride))
+            branch = conv_norm(branch, 1, 1)
+            x = F.relu(branch + (conv_norm(x, 1, stride) if block == 0 else x))
+    assert next(weights, None) is None
+    return x.mean(dim=(2, 3))
+
+
+def test_resnet50_equals_its_layers_one_after_the_other() -> None:
+    encoder = build_encoder(SMALL.replace(backbone="resnet50", stem="imagenet", width=8), 3, seed=0)
+    batch = images(4, 3, 64)
+    start = encoder.backbone_features(batch)  # also moves the statistics away from their start
+    encoder.eval().double()
+    with torch.no_grad():
+        fast, naive = encoder.backbone_features(batch.double()), naive_resnet50(encoder, batch.double())
+    torch.testing.assert_close(fast, naive, rtol=1e-9, atol=1e-12)
+    assert (fast - start).abs().max() > 0.1
+    assert fast.std() > 0.01
+
+
+def test_weights_are_drawn_from_the_stream_in_the_order_of_the_layers() -> None:
+    for backbone in ("small_conv", "resnet18"):
+        encoder = build_encoder(SMALL.replace(backbone=backbone), 3, seed=7)
+        generator = torch_stream(7, "init")
+        for name, tensor in encoder.state_dict().items():
+            if tensor.ndim == 4:
+                deviation = (2 / (tensor.shape[0] * tensor.shape[2] * tensor.shape[3])) ** 0.5
+                drawn = torch.empty_like(tensor).normal_(0, deviation, generator=generator)
+            elif name.startswith("projector"):
+                fan_in = encoder.projector[int(name.split(".")[1])].in_features
+                drawn = torch.empty_like(tensor).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
+            else:
+                drawn = torch.full_like(tensor, float(name.endswith(("var", "weight"))))
+            assert torch.equal(tensor, drawn), name
 
 
 def test_weights_depend_on_the_seed_alone() -> None:
@@ -81,16 +156,28 @@ def test_features_of_a_zero_row_are_finite_and_simclr_has_z_itself() -> None:
     assert build_encoder(SMALL, 3, 0).features(z) is z
 
 
-def test_saved_and_loaded_encoder_is_the_same(tmp_path: Path) -> None:
-    encoder = build_encoder(SMALL, 1, 0, OutputSettings(nonlinearity="rep_relu"))
+@pytest.mark.parametrize("backbone", ["small_conv", "resnet50", "vit_tiny"])
+def test_saved_and_loaded_encoder_is_the_same(backbone: str, tmp_path: Path) -> None:
+    settings = SMALL.replace(backbone=backbone, image_size=8)
+    encoder = build_encoder(settings, 1, 0, OutputSettings(nonlinearity="rep_relu"))
     encoder(images(8, 1, 8))  # moves the batch-norm buffers away from their start
     save_encoder(tmp_path / "encoder", encoder)
     loaded = load_encoder(tmp_path / "encoder")
-    assert (loaded.settings, loaded.in_channels, loaded.output) == (SMALL, 1, encoder.output)
+    assert (loaded.settings, loaded.in_channels, loaded.output) == (settings, 1, encoder.output)
     assert not loaded.training
     assert loaded.state_dict().keys() == encoder.state_dict().keys()
     for name, tensor in encoder.state_dict().items():
         assert torch.equal(tensor, loaded.state_dict()[name])
+
+
+def test_a_folder_written_before_there_were_other_backbones_is_read(tmp_path: Path) -> None:
+    encoder = build_encoder(SMALL, 1, 0)
+    with atomic_folder(tmp_path / "encoder") as draft:
+        old = SMALL.model_dump(mode="json", include={"backbone", "stem", "width", "projector_hidden"})
+        config = {"encoder": old | {"projector_out": 6}, "in_channels": 1, "output": {}}
+        write_json_atomic(draft / "config.json", config)
+        save_tensors(draft / "weights.safetensors", encoder.state_dict())
+    assert load_encoder(tmp_path / "encoder").settings == SMALL
 
 
 def test_a_damaged_encoder_is_refused_by_name(tmp_path: Path) -> None:
