@@ -5,6 +5,8 @@ from typing import Any, Protocol
 
 from monosem.core.errors import Paused
 
+PAUSED = "paused: the time given by --stop-after is up; the same command goes on from here"
+
 
 class Watch(Protocol):
     """Handed into long loops by whoever shows progress and limits time."""
@@ -44,7 +46,7 @@ class SilentWatch:
     def check(self) -> None:
         """Raise `Paused` when `should_pause` says so."""
         if self.should_pause():
-            raise Paused("paused: the time given by --stop-after is up; the same command goes on from here")
+            raise Paused(PAUSED)
 
 
 class TimedWatch(SilentWatch):

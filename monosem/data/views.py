@@ -6,7 +6,7 @@ random resized crop and flip, colour jitter, grayscale, Gaussian blur.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Self
 
 import torch
@@ -76,6 +76,11 @@ class ViewParameters:
     sigma: Tensor
     blur_radius: int
 
+    def __getitem__(self, rows: slice) -> Self:
+        """Those of some of the images."""
+        drawn = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "blur_radius"}
+        return type(self)(**drawn, blur_radius=self.blur_radius)
+
 
 def draw_parameters(
     n: int, height: int, width: int, channels: int, settings: ViewSettings, generator: torch.Generator
@@ -134,10 +139,16 @@ def apply_views(images: Tensor, parameters: ViewParameters) -> Tensor:
     # A surrounding autocast would run the matrix products of the views in bf16: fewer bits than a pixel's.
     with torch.autocast(images.device.type, enabled=False):
         views = crop_and_flip(images.float().div_(255.0), p.top, p.left, p.height, p.width, p.flip)
-        views = jitter(views, p.brightness, p.contrast, p.saturation, p.hue, p.order)
-        if images.shape[1] == 3:
-            views = to_gray(views, p.grayscale)
-        return blur(views, p.sigma, p.blur_radius) if p.blur_radius else views
+        return _colour_and_blur(views, p)
+
+
+@torch.no_grad()
+def apply_to_crops(crops: Tensor, parameters: ViewParameters) -> Tensor:
+    """Make a view of each crop that was cut and resized already; else as `apply_views`."""
+    with torch.autocast(crops.device.type, enabled=False):
+        pixels = crops.float().div_(255.0)
+        flipped = torch.where(parameters.flip.view(-1, 1, 1, 1), pixels.flip(3), pixels)
+        return _colour_and_blur(flipped, parameters)
 
 
 def two_views(images: Tensor, settings: ViewSettings, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -148,6 +159,13 @@ def two_views(images: Tensor, settings: ViewSettings, generator: torch.Generator
     n, channels, height, width = images.shape
     first, second = (draw_parameters(n, height, width, channels, settings, generator) for _ in range(2))
     return apply_views(images, first), apply_views(images, second)
+
+
+def _colour_and_blur(views: Tensor, p: ViewParameters) -> Tensor:
+    views = jitter(views, p.brightness, p.contrast, p.saturation, p.hue, p.order)
+    if views.shape[1] == 3:
+        views = to_gray(views, p.grayscale)
+    return blur(views, p.sigma, p.blur_radius) if p.blur_radius else views
 
 
 def _draw_crops(

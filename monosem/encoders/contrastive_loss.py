@@ -1,4 +1,7 @@
-"""NT-Xent (SimCLR, Chen et al. 2020, eq. 1) and its non-negative form (NCL, Wang et al. 2024, eq. 5)."""
+"""NT-Xent (SimCLR, Chen et al. 2020, eq. 1) and its non-negative form (NCL, Wang et al. 2024, eq. 5).
+
+Among several processes every view meets the views of all of them; the loss is the mean over the own rows.
+"""
 
 from typing import Literal
 
@@ -6,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from monosem.core.distributed import gathered_rows
 from monosem.core.nonlinearities import NONLINEARITIES, NonlinearityName
 
 NonnegativeOn = Literal["raw", "normalised"]
@@ -56,10 +60,11 @@ def unit_rows(z: Tensor) -> Tensor:
 
 def _nt_xent_of_unit_rows(u: Tensor, temperature: float) -> Tensor:
     with torch.autocast(u.device.type, enabled=False):
-        logits = u @ u.T / temperature
-        logits = logits.masked_fill(torch.eye(len(u), dtype=torch.bool, device=u.device), -torch.inf)
-        partner = torch.arange(len(u), device=u.device).roll(len(u) // 2)
-        return F.cross_entropy(logits, partner)
+        everything, first = gathered_rows(u)
+        own = first + torch.arange(len(u), device=u.device)
+        columns = torch.arange(len(everything), device=u.device)
+        logits = (u @ everything.T / temperature).masked_fill(columns == own.unsqueeze(1), -torch.inf)
+        return F.cross_entropy(logits, own.roll(len(u) // 2))
 
 
 def _at_least_float32(z: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ _LAYERS: dict[Layer, Callable[[Encoder, Tensor], Tensor]] = {
 }
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def embed_images(
     encoder: Encoder,
     images: Tensor,

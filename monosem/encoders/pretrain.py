@@ -1,11 +1,9 @@
 """The contrastive pretraining loop: images -> an encoder, with SimCLR or non-negative contrastive learning.
 
-Labels are never read. The state at an epoch's end (weights, optimiser, history) determines everything that
-follows, because order and augmentations of each epoch come from streams of their own.
+Labels reach readings only, never weights. The state after any step (weights, optimiser, position, generator)
+determines everything that follows, because the order of each epoch comes from a stream of its own.
 """
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,27 +12,28 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from monosem.core.artifacts import (
-    atomic_folder,
-    load_tensors,
-    read_json,
-    save_tensors,
-    verify_folder,
-    write_json_atomic,
-)
-from monosem.core.errors import InputError
+from monosem.core.checkpoints import Checkpoints, optimizer_tensors, part_of, restore_optimizer, under
+from monosem.core.devices import device_errors_explained
+from monosem.core.distributed import World, summed, this_world
+from monosem.core.errors import InputError, Paused
 from monosem.core.nonlinearities import NonlinearityName
-from monosem.core.progress import SILENT, Watch
+from monosem.core.progress import PAUSED, SILENT, Watch
 from monosem.core.seeding import torch_stream
 from monosem.core.settings import Settings
 from monosem.data.datasets import ImageDataset
-from monosem.data.views import ViewSettings, two_views
+from monosem.data.view_batches import view_batches
+from monosem.data.views import ViewSettings
 from monosem.encoders.backbones import Encoder, EncoderSettings, OutputSettings, build_encoder
-from monosem.encoders.collapse import EpochReadings, explain_collapse
+from monosem.encoders.collapse import explain_collapse
 from monosem.encoders.contrastive_loss import NonnegativeOn, nonnegative_nt_xent, nt_xent
+from monosem.encoders.contrastive_step import ContrastiveStep, Loss
+from monosem.encoders.label_readings import LabelReadings
 from monosem.encoders.optim import OPTIMIZERS, OptimizerName, warmup_cosine
+from monosem.encoders.readings import EpochReadings
+from monosem.encoders.sync_norm import synchronise_norms
 
-_SECONDS_BETWEEN_CHECKPOINTS = 30.0
+_STEPS_BETWEEN_AGREEMENTS = 20
+"""Several processes ask the main one this often whether to pause or save; asking waits for the device."""
 _WORTH_A_WORD = 0.5  # share of dead dimensions that a user should hear of at once
 
 
@@ -52,7 +51,11 @@ class PretrainSettings(Settings):
     """Subtract mean |feature| from the NCL loss, as the published code does and the paper does not say."""
     epochs: Annotated[int, Field(ge=1)] = 200
     batch_size: Annotated[int, Field(ge=2)] = 256
-    """Images per step; the loss sees two views of each. Images beyond the last full batch wait an epoch."""
+    """Images per step over all processes; the loss sees two views of each and every other image of the batch.
+    Images beyond the last full batch wait an epoch."""
+    accumulate: Annotated[int, Field(ge=1)] = 1
+    """Pieces in which a batch goes through the encoder, where it does not fit the memory whole. The loss is
+    still that of the whole batch; batch norm sees one piece."""
     optimizer: OptimizerName = "lars"
     lr_per_256: Annotated[float, Field(gt=0)] = 0.4
     """Peak learning rate for 256 images a step; used times batch_size / 256."""
@@ -65,6 +68,9 @@ class PretrainSettings(Settings):
     compile: Literal["auto", "on", "off"] = "auto"
     """auto: torch.compile on a GPU."""
     channels_last: bool = True
+    watch_every: Annotated[int, Field(ge=1)] | None = None
+    """Epochs between readings that look at labels (kNN accuracy, monosemanticity); None: a tenth of all.
+    They change nothing else."""
 
     @property
     def output(self) -> OutputSettings:
@@ -88,91 +94,212 @@ def pretrain(
     seed: int,
     *,
     checkpoint: Path | None = None,
-    device: torch.device | str = "cpu",
+    device: torch.device | str | None = None,
     watch: Watch = SILENT,
 ) -> Pretrained:
-    """Train an encoder on the images of `train`; its labels are not read.
+    """Train an encoder on the images of `train`; its labels reach readings only.
 
-    `checkpoint` names a folder that is written at epoch ends, at most every half minute and whenever
-    `watch` wants to pause, and found again by the same call, which then goes on from there; on a CPU the
-    weights are bit-identical to an uninterrupted run's. The caller removes it.
+    `checkpoint` names a folder in which the last two states are kept, written now and then and whenever
+    `watch` wants to pause, and found again by the same call, which goes on from there; on a CPU the
+    weights are bit-identical to an uninterrupted run's. The caller removes it. Under `torchrun` or
+    `accelerate launch` the processes share each batch; every one returns the encoder.
+
+    Args:
+        device: where to train in a single process; None: a GPU if there is one.
 
     Raises:
-        InputError: fewer images than a batch, a checkpoint of another run, or training that collapsed,
-            diverged or does not learn; the message says which setting to change.
+        InputError: fewer images than a batch, a batch that processes or `accumulate` do not divide, a
+            checkpoint of another run, or training that collapsed, diverged or does not learn; the message
+            says which setting to change.
+        MonosemError: the device failed or the disk is full; what was saved before stays.
         Paused: `watch` ended the run at a checkpoint.
     """
-    steps = len(train) // settings.batch_size
-    if steps == 0:
-        raise InputError(f"batch_size {settings.batch_size} is more than the {len(train)} training images")
-    device = torch.device(device)
-    encoder = build_encoder(settings.encoder, train.images.shape[1], seed, settings.output).to(device)
-    lr = settings.lr_per_256 * settings.batch_size / 256
-    optimizer = OPTIMIZERS[settings.optimizer](encoder, lr, settings.weight_decay)
-    identity = {"settings": settings.model_dump(mode="json"), "seed": seed, "data": train.fingerprint}
-    history: list[dict[str, float]] = []
-    if checkpoint is not None and checkpoint.exists():
-        history = _load_checkpoint(checkpoint, encoder, optimizer, identity)
+    world = this_world()
+    if device is not None and world.size == 1:
+        world = World(0, 1, torch.device(device))
+    with device_errors_explained(
+        f"pretraining with {settings.objective} on {world.device}",
+        "raise pretrain.accumulate, or lower pretrain.batch_size",
+    ):
+        return _Run(train, settings, seed, checkpoint, world, watch).finish()
 
-    images = train.images.to(device)
-    mean, std = (torch.tensor(values, device=device).view(1, -1, 1, 1) for values in (train.mean, train.std))
-    forward = torch.compile(encoder) if _switched_on(settings.compile, device) else encoder
-    loss_of = _objective(settings, encoder)
-    bf16 = settings.precision == "bf16" or (settings.precision == "auto" and device.type == "cuda")
-    total_steps = steps * settings.epochs
-    warmup_steps = round(steps * settings.warmup_epochs)
-    saved_at = time.monotonic()
 
-    encoder.train()
-    for epoch in range(len(history), settings.epochs):
-        order = torch.randperm(len(train), generator=torch_stream(seed, "order", epoch)).to(device)
-        augment = torch_stream(seed, "augment", epoch, device=device)
-        readings = EpochReadings(settings.encoder.projector_out, device)
-        latest = history[-1] if history else {}
-        for step in range(steps):
-            done = epoch * steps + step
-            for group in optimizer.param_groups:
-                group["lr"] = lr * warmup_cosine(done, warmup_steps, total_steps)
-            rows = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-            views = (torch.cat(two_views(images[rows], settings.views, augment)) - mean) / std
-            if settings.channels_last:
-                views = views.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                z = forward(views)
-            loss = loss_of(*z.chunk(2))
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            # The first half of an epoch would count dimensions alive that died during it.
-            readings.add(loss.detach(), encoder.features(z.detach().float()) if 2 * step >= steps else None)
-            watch.progress(done + 1, total_steps, **latest)
-        history.append(readings.summary(settings.batch_size))
-        problem = explain_collapse(
-            history[-1],
-            trained_for_a_while=epoch + 1 >= settings.warmup_epochs + 2,
-            non_negative=settings.objective == "ncl",
+class _Run:
+    """One pretraining at work; what a checkpoint holds is all that changes in it."""
+
+    def __init__(
+        self,
+        train: ImageDataset,
+        settings: PretrainSettings,
+        seed: int,
+        checkpoint: Path | None,
+        world: World,
+        watch: Watch,
+    ) -> None:
+        self._train, self._settings, self._seed, self._world, self._watch = (
+            train,
+            settings,
+            seed,
+            world,
+            watch,
         )
+        self._steps = len(train) // settings.batch_size
+        _check_batch(settings, len(train), world)
+        self._encoder = build_encoder(settings.encoder, train.images.shape[1], seed, settings.output)
+        if world.size > 1:
+            synchronise_norms(self._encoder, world.device)
+        self._encoder.to(world.device)
+        self._lr = settings.lr_per_256 * settings.batch_size / 256
+        self._optimizer = OPTIMIZERS[settings.optimizer](self._encoder, self._lr, settings.weight_decay)
+        self._history: list[dict[str, float]] = []
+        self._done = 0
+        self._augment = torch_stream(seed, "augment", 0, device=world.device)
+        self._readings = EpochReadings(settings.encoder.projector_out, world.device)
+        facts = settings.model_dump(mode="json", exclude={"watch_every"})
+        identity = {"settings": facts, "seed": seed, "data": train.fingerprint}
+        self._checkpoints = Checkpoints(checkpoint, identity, watch.notice)
+        self._may_pause = checkpoint is not None
+        self._restore()
+
+    def finish(self) -> Pretrained:
+        """Train from where the state is to the end."""
+        settings, world, steps = self._settings, self._world, self._steps
+        step_once = ContrastiveStep(
+            self._encoder,
+            self._optimizer,
+            objective_loss(settings, self._encoder),
+            parts=settings.accumulate,
+            bf16=settings.precision == "bf16" or _automatic(settings.precision, world),
+            compiled=settings.compile == "on" or _automatic(settings.compile, world),
+            world=world,
+        )
+        labels_say = LabelReadings(self._train, world.device) if world.is_main else None
+        watch_every = settings.watch_every or max(1, settings.epochs // 10)
+        on_device = self._train.images
+        images = on_device.to(world.device) if isinstance(on_device, Tensor) else on_device
+        mean, std = (
+            torch.tensor(values, device=world.device).view(1, -1, 1, 1)
+            for values in (self._train.mean, self._train.std)
+        )
+        total, warmup = steps * settings.epochs, round(steps * settings.warmup_epochs)
+        self._encoder.train()
+        for epoch in range(self._done // steps, settings.epochs):
+            begun = self._done - epoch * steps
+            if not begun:
+                self._augment = torch_stream(self._seed, "augment", epoch, device=world.device)
+                self._readings = EpochReadings(settings.encoder.projector_out, world.device)
+            batches = self._batches(epoch)[begun:]
+            crops = (self._seed, epoch)
+            part = world.part(settings.batch_size)
+            views = view_batches(images, batches, settings.views, self._augment, crops=crops, part=part)
+            for step, pixels in enumerate(views, start=begun):
+                inputs = (pixels - mean) / std
+                if settings.channels_last:
+                    inputs = inputs.contiguous(memory_format=torch.channels_last)
+                lr = self._lr * warmup_cosine(self._done, warmup, total)
+                loss, z = step_once(inputs, lr)
+                # The first half of an epoch would count dimensions alive that died during it.
+                self._readings.add(loss, self._encoder.features(z.float()) if 2 * step >= steps else None)
+                self._done += 1
+                self._watch.progress(self._done, total, **_shown(self._history))
+                if step + 1 < steps:
+                    self._save_or_pause()
+            readings = {"epoch": epoch + 1.0, "lr": lr, **self._readings.summary(settings.batch_size)}
+            if labels_say and ((epoch + 1) % watch_every == 0 or epoch + 1 == settings.epochs):
+                readings |= labels_say(self._encoder)
+            self._end_epoch(readings)
+            self._save_or_pause()
+        return Pretrained(self._plain_encoder(), self._history)
+
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """The rows of every step of an epoch, on the device."""
+        order = torch.randperm(len(self._train), generator=torch_stream(self._seed, "order", epoch))
+        used = order[: self._steps * self._settings.batch_size].to(self._world.device)
+        return list(torch.split(used, self._settings.batch_size))
+
+    def _end_epoch(self, readings: dict[str, float]) -> None:
+        """Keep the readings, tell what they mean, and stop a run that learns nothing."""
+        objective, epoch = self._settings.objective, int(readings["epoch"])
+        problem = explain_collapse(
+            readings,
+            trained_for_a_while=epoch >= self._settings.warmup_epochs + 2,
+            non_negative=objective == "ncl",
+        )
+        self._watch.record("epoch", of=objective, **{**readings, "epoch": epoch})
         if problem is not None:
-            raise InputError(f"pretraining with {settings.objective}, epoch {epoch + 1}: {problem}")
-        dead = history[-1]["dead_share"]
-        if dead > _WORTH_A_WORD and all(earlier["dead_share"] <= _WORTH_A_WORD for earlier in history[:-1]):
-            watch.notice(f"{settings.objective}, epoch {epoch + 1}: {dead:.0%} of the dimensions are dead")
-        if checkpoint is not None:
-            pausing = watch.should_pause()
-            if pausing or time.monotonic() - saved_at > _SECONDS_BETWEEN_CHECKPOINTS:
-                _save_checkpoint(checkpoint, encoder, optimizer, identity, history)
-                saved_at = time.monotonic()
-            if pausing:
-                watch.check()
-    return Pretrained(encoder.to("cpu").eval(), history)
+            raise InputError(f"pretraining with {objective}, epoch {epoch}: {problem}")
+        dead = readings["dead_share"]
+        if dead > _WORTH_A_WORD and all(earlier["dead_share"] <= _WORTH_A_WORD for earlier in self._history):
+            self._watch.notice(f"{objective}, epoch {epoch}: {dead:.0%} of the dimensions are dead")
+        self._history.append(readings)
+
+    def _save_or_pause(self) -> None:
+        if self._world.size > 1 and self._done % _STEPS_BETWEEN_AGREEMENTS and self._done % self._steps:
+            return
+        pause, save = self._world.agreed(
+            self._may_pause and self._watch.should_pause(), self._checkpoints.due()
+        )
+        if pause or save:
+            self._save()
+        if pause:
+            raise Paused(PAUSED)
+
+    def _save(self) -> None:
+        tensors = {
+            **under("encoder", self._encoder.state_dict()),
+            **under("optimizer", optimizer_tensors(self._optimizer)),
+            **under("readings", {name: summed(tensor) for name, tensor in self._readings.sums.items()}),
+            "augment": self._augment.get_state(),
+        }
+        if self._world.is_main:
+            self._checkpoints.save(tensors, {"done": self._done, "history": self._history})
+        self._world.wait()
+
+    def _restore(self) -> None:
+        """Put the last saved state, if there is one, into the encoder, the optimiser and the position."""
+        state = self._checkpoints.load()
+        self._world.wait()
+        if state is None:
+            return
+        self._encoder.load_state_dict(part_of("encoder", state.tensors))
+        restore_optimizer(self._optimizer, part_of("optimizer", state.tensors))
+        self._augment.set_state(state.tensors["augment"])
+        if self._world.is_main:  # the sums are over all processes: one of them holds them
+            for name, tensor in part_of("readings", state.tensors).items():
+                self._readings.sums[name].copy_(tensor)
+        self._done, self._history = state.facts["done"], state.facts["history"]
+
+    def _plain_encoder(self) -> Encoder:
+        """The encoder on the CPU, as if one process had trained it."""
+        plain = build_encoder(
+            self._settings.encoder, self._train.images.shape[1], self._seed, self._settings.output
+        )
+        plain.load_state_dict(self._encoder.state_dict())
+        return plain.eval()
 
 
-def _switched_on(choice: Literal["auto", "on", "off"], device: torch.device) -> bool:
-    return choice == "on" or (choice == "auto" and device.type == "cuda")
+def _check_batch(settings: PretrainSettings, n_images: int, world: World) -> None:
+    batch, pieces = settings.batch_size, world.size * settings.accumulate
+    if batch > n_images:
+        raise InputError(f"batch_size {batch} is more than the {n_images} training images")
+    if batch % pieces or batch // pieces < 2:
+        raise InputError(
+            f"batch_size {batch} does not divide among {world.size} processes x accumulate "
+            f"{settings.accumulate}; choose a multiple of {pieces}"
+        )
 
 
-def _objective(settings: PretrainSettings, encoder: Encoder) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of the two views' projector outputs, each [N, D]."""
+def _automatic(choice: str, world: World) -> bool:
+    return choice == "auto" and world.device.type == "cuda"
+
+
+def _shown(history: list[dict[str, float]]) -> dict[str, float]:
+    latest = history[-1] if history else {}
+    return {name: latest[name] for name in ("loss", "dead_share", "knn_accuracy") if name in latest}
+
+
+def objective_loss(settings: PretrainSettings, encoder: Encoder) -> Loss:
+    """The loss that the settings ask for; `encoder` makes features where it looks at their size."""
     if settings.objective == "simclr":
         return lambda z0, z1: nt_xent(z0, z1, settings.temperature)
 
@@ -185,41 +312,3 @@ def _objective(settings: PretrainSettings, encoder: Encoder) -> Callable[[Tensor
         return loss
 
     return ncl
-
-
-def _save_checkpoint(
-    path: Path,
-    encoder: Encoder,
-    optimizer: torch.optim.Optimizer,
-    identity: dict[str, object],
-    history: list[dict[str, float]],
-) -> None:
-    tensors = {f"encoder.{name}": tensor for name, tensor in encoder.state_dict().items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in state.items()}
-    with atomic_folder(path) as draft:
-        save_tensors(draft / "state.safetensors", tensors)
-        write_json_atomic(draft / "progress.json", {"run": identity, "history": history})
-
-
-def _load_checkpoint(
-    path: Path, encoder: Encoder, optimizer: torch.optim.Optimizer, identity: dict[str, object]
-) -> list[dict[str, float]]:
-    """Put the saved state into the encoder and the optimiser; returns the history up to there."""
-    verify_folder(path)
-    progress = read_json(path / "progress.json")
-    if progress["run"] != identity:
-        raise InputError(f"{path}: a checkpoint of other settings, seed or data; delete it")
-    weights: dict[str, Tensor] = {}
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in load_tensors(path / "state.safetensors").items():
-        owner, rest = name.split(".", 1)
-        if owner == "encoder":
-            weights[rest] = tensor
-        else:
-            index, key = rest.split(".", 1)
-            state.setdefault(int(index), {})[key] = tensor
-    encoder.load_state_dict(weights)
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    history: list[dict[str, float]] = progress["history"]
-    return history

@@ -1,0 +1,47 @@
+"""The batches contrastive training sees: two views of every image, made on the device."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from monosem.data.image_files import ImageFiles
+from monosem.data.views import ViewParameters, ViewSettings, apply_to_crops, apply_views, draw_parameters
+
+
+def view_batches(
+    images: Tensor | ImageFiles,
+    batches: Sequence[Tensor],
+    settings: ViewSettings,
+    generator: torch.Generator,
+    *,
+    crops: tuple[int, int],
+    part: slice = slice(None),
+) -> Iterator[Tensor]:
+    """First views, then second views, of every batch: float32 [2n, C, S, S] in 0..1 on the generator's device.
+
+    Parameters are drawn for whole batches whatever `part` of them is made, so that several processes
+    together see exactly what one would.
+
+    Args:
+        images: uint8 [N, C, S, S] on the generator's device, or files.
+        batches: rows of each batch [B], in order, on the generator's device.
+        settings: what views are.
+        generator: its state after a batch determines the batches that follow.
+        crops: (seed, epoch), naming the crops of files, which do not come from the generator.
+        part: which rows of every batch to make views of.
+    """
+    channels, height, width = images.shape[1:]
+    own = [batch[part] for batch in batches]
+    if isinstance(images, Tensor):
+        pairs: Iterator[tuple[Tensor, Tensor]] = ((images[rows],) * 2 for rows in own)
+        apply: Callable[[Tensor, ViewParameters], Tensor] = apply_views
+    else:
+        cut = images.crop_batches([rows.cpu() for rows in own], settings, *crops)
+        pairs, apply = (pair.to(generator.device, non_blocking=True).unbind() for pair in cut), apply_to_crops
+    for whole, pair in zip(batches, pairs, strict=True):
+        views = []
+        for pixels in pair:
+            drawn = draw_parameters(len(whole), height, width, channels, settings, generator)
+            views.append(apply(pixels, drawn[part]))
+        yield torch.cat(views)
