@@ -55,30 +55,47 @@ class LARS(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                direction = _lars_direction(parameter, parameter.grad, group)
-                state = self.state[parameter]
-                if "momentum_buffer" in state:
-                    state["momentum_buffer"].mul_(group["momentum"]).add_(direction)
-                else:
-                    state["momentum_buffer"] = direction.clone()
-                parameter.sub_(state["momentum_buffer"], alpha=group["lr"])
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if parameters:
+                self._move(parameters, group)
         return loss
 
+    def _move(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        # Over lists of tensors, and norms stay on the device: no work per tensor in Python, no waiting.
+        for parameter in parameters:
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        torch._foreach_mul_(buffers, group["momentum"])
+        torch._foreach_add_(buffers, _lars_directions(parameters, group))
+        torch._foreach_add_(parameters, buffers, alpha=-group["lr"])
 
-def _lars_direction(weight: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-    if weight.ndim <= 1:
-        return gradient
-    weight_norm = torch.linalg.vector_norm(weight)
-    gradient_norm = torch.linalg.vector_norm(gradient)
-    trust = group["eta"] * weight_norm / (gradient_norm + group["weight_decay"] * weight_norm)
+
+def _lars_directions(parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """What each parameter's momentum takes in, in their order; the gradients stay as they are."""
+    directions = [_gradient(parameter) for parameter in parameters]
+    scaled = [i for i, parameter in enumerate(parameters) if parameter.ndim > 1]
+    if not scaled:
+        return directions
+    weights, gradients = [parameters[i] for i in scaled], [directions[i] for i in scaled]
+    decayed = torch._foreach_add(gradients, weights, alpha=group["weight_decay"])
+    torch._foreach_mul_(decayed, _trust_ratios(weights, gradients, group))
+    for i, direction in zip(scaled, decayed, strict=True):
+        directions[i] = direction
+    return directions
+
+
+def _trust_ratios(weights: list[Tensor], gradients: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    weight_norms, gradient_norms = (torch.stack(torch._foreach_norm(some)) for some in (weights, gradients))
+    trust = group["eta"] * weight_norms / (gradient_norms + group["weight_decay"] * weight_norms)
     if group["clip_lr"]:
         trust = (trust / group["lr"]).clamp(max=1.0)
-    trust = torch.where((weight_norm > 0) & (gradient_norm > 0), trust, 1.0)
-    direction: Tensor = trust * (gradient + group["weight_decay"] * weight)
-    return direction
+    return list(torch.where((weight_norms > 0) & (gradient_norms > 0), trust, 1.0).unbind())
+
+
+def _gradient(parameter: Tensor) -> Tensor:
+    assert parameter.grad is not None
+    return parameter.grad
 
 
 def adamw(module: nn.Module, lr: float, weight_decay: float) -> torch.optim.Optimizer:
