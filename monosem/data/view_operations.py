@@ -41,7 +41,7 @@ def jitter(
     image and with the gray of the pixel, hue is in turns. Values are clamped to 0..1 after each.
     """
     n, channels, height, width = images.shape
-    luma = _luma(images)
+    luma = _luma(channels, images.device)
     eye = torch.eye(channels, device=images.device)
     scales = torch.stack([brightness, contrast], dim=1).view(n, 2, 1, 1) * eye
     blend = saturation.view(n, 1, 1)
@@ -60,7 +60,7 @@ def jitter(
 def to_gray(images: Tensor, chosen: Tensor) -> Tensor:
     """The images with all channels set to the luma where `chosen` (bool [N])."""
     n, channels, height, width = images.shape
-    gray = _luma(images).expand(channels, channels)
+    gray = _luma(channels, images.device).expand(channels, channels)
     maps = torch.where(chosen.view(n, 1, 1), gray, torch.eye(channels, device=images.device))
     return torch.bmm(maps, images.reshape(n, channels, height * width)).view(images.shape)
 
@@ -102,11 +102,6 @@ def _bilinear_weights(positions: Tensor) -> Tensor:
     return (positions.unsqueeze(2) - pixels).abs_().neg_().add_(1.0).clamp_(min=0.0)
 
 
-def _luma(images: Tensor) -> Tensor:
-    """What each channel adds to the gray of a pixel: [C]."""
-    return torch.tensor(_LUMA if images.shape[1] == 3 else (1.0,), device=images.device)
-
-
 def _hue_maps(turns: Tensor, channels: int) -> Tensor:
     """Maps of the channels that turn the chroma of YIQ and keep its luma: [N] -> [N, C, C]."""
     if channels == 1:
@@ -115,9 +110,24 @@ def _hue_maps(turns: Tensor, channels: int) -> Tensor:
     angle = -2.0 * math.pi * turns
     cos, sin, zero, one = angle.cos(), angle.sin(), torch.zeros_like(angle), torch.ones_like(angle)
     rotation = torch.stack([one, zero, zero, zero, cos, -sin, zero, sin, cos], dim=1).view(-1, 3, 3)
+    from_yiq, to_yiq = _yiq_maps(rotation.dtype, rotation.device)
+    return from_yiq @ rotation @ to_yiq
+
+
+# What follows is made once: a GPU waits whenever numbers of the host are copied to it.
+
+
+@lru_cache(maxsize=8)
+def _luma(channels: int, device: torch.device) -> Tensor:
+    """What each channel adds to the gray of a pixel: [C]."""
+    return torch.tensor(_LUMA if channels == 3 else (1.0,), device=device)
+
+
+@lru_cache(maxsize=8)
+def _yiq_maps(dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    """From YIQ to RGB and back, each [3, 3]."""
     to_yiq = torch.tensor(_YIQ, dtype=torch.float64)
-    from_yiq: Tensor = torch.linalg.inv(to_yiq).to(rotation)
-    return from_yiq @ rotation @ to_yiq.to(rotation)
+    return torch.linalg.inv(to_yiq).to(device, dtype), to_yiq.to(device, dtype)
 
 
 @lru_cache(maxsize=8)

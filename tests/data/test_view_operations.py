@@ -10,6 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from monosem.data.view_operations import blur, crop_and_flip, jitter, to_gray
 
@@ -173,3 +175,31 @@ def test_blur_of_no_deviation_changes_no_bit() -> None:
     made = blur(images, torch.tensor([0.0, 1.0]), radius=6)
     assert torch.equal(made[0], images[0])
     assert not torch.equal(made[1], images[1])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_no_operation_waits_for_the_host_once_its_constants_are_there(channels: int) -> None:
+    class DeviceOnly(TorchDispatchMode):
+        """Lets no tensor of the host in; tensors without values ("meta") let no number out."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            made = func(*args, **(kwargs or {}))
+            hosts = [t for t in tree_leaves((args, kwargs, made)) if isinstance(t, Tensor) and t.is_cpu]
+            assert not hosts, f"{func} with {hosts}"
+            return made
+
+    images = some_images(4, channels, 8, 8).to("meta")
+    factors, chosen = images[:, 0, 0, 0], images[:, 0, 0, 0] > 0
+    box = [torch.ones_like(factors, dtype=torch.int64) for _ in range(4)]
+    order = torch.empty(4, 4, dtype=torch.int64, device="meta")
+
+    def all_operations() -> Tensor:
+        views = crop_and_flip(images, *box, chosen)
+        views = jitter(views, factors, factors, factors, factors, order)
+        return blur(to_gray(views, chosen), factors, radius=3)
+
+    with pytest.raises(AssertionError), DeviceOnly():  # the first call makes them, and is seen to
+        all_operations()
+    all_operations()
+    with DeviceOnly():
+        assert all_operations().shape == images.shape
