@@ -38,10 +38,6 @@ def synchronise_norms(module: nn.Module, device: torch.device) -> None:
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return
-    for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            twin = _SyncBatchNorm(child.num_features, child.eps, child.momentum)
-            twin.load_state_dict(child.state_dict())
-            setattr(module, name, twin)
-        else:
-            synchronise_norms(child, device)
+    for child in module.modules():
+        if type(child) is nn.BatchNorm2d:
+            child.__class__ = _SyncBatchNorm  # the same parameters and buffers, another forward
