@@ -1,14 +1,15 @@
 """Files and folders that are complete or absent: atomic, checksummed, never pickled.
 
 A folder is written beside its place under a temporary name, sealed with `checksums.json` and renamed;
-a reader therefore never meets half of one. Tensors are safetensors, arrays are .npy, the rest is JSON.
+a reader therefore never meets half of one. Contents are on the disk before the name is, so that this holds
+after a power cut too. Tensors are safetensors, arrays are .npy, the rest is JSON.
 """
 
 import errno
 import hashlib
 import json
+import os
 import shutil
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from monosem.core.drafts import at_work_on, draft_names, flush, flush_name
 from monosem.core.errors import InputError, MonosemError
 
 _CHECKSUMS = "checksums.json"
@@ -33,16 +35,18 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     Raises:
         MonosemError: the disk is full or cannot be written.
     """
-    unique = f".{path.name}.{uuid.uuid4().hex[:8]}"
-    draft, replaced = path.with_name(f"{unique}.draft"), path.with_name(f"{unique}.replaced")
+    draft, replaced = draft_names(path)
     try:
         with _explained(path):
             draft.mkdir(parents=True)
-            yield draft
-            write_json_atomic(draft / _CHECKSUMS, _digests(draft))
-            if path.exists():
-                path.rename(replaced)
-            draft.rename(path)
+            with at_work_on(draft):
+                yield draft
+                write_json_atomic(draft / _CHECKSUMS, _digests(draft))
+                flush(draft)
+                if path.exists():
+                    path.rename(replaced)
+                draft.rename(path)
+            flush_name(path)
     finally:
         if replaced.exists() and not path.exists():
             replaced.rename(path)
@@ -54,12 +58,17 @@ def verify_folder(path: Path) -> None:
     """Compare every file of a sealed folder with its recorded checksum.
 
     Raises:
-        InputError: the folder is no artifact, or a file is missing, added or damaged (named).
+        InputError: the folder is no artifact, or a file is missing, added, damaged or unreadable (named).
     """
     if not (path / _CHECKSUMS).is_file():
         raise InputError(f"{path}: no {_CHECKSUMS} here, so it is not a complete monosem artifact")
     recorded = read_json(path / _CHECKSUMS)
-    actual = _digests(path)
+    if not isinstance(recorded, dict):
+        raise InputError(f"{path / _CHECKSUMS}: damaged; delete {path} and make it again")
+    try:
+        actual = _digests(path)
+    except OSError as error:
+        raise InputError(f"{error.filename}: not readable ({error.strerror}); delete {path}") from None
     for name in sorted(recorded.keys() | actual.keys()):
         if recorded.get(name) != actual.get(name):
             state = "missing" if name not in actual else "damaged" if name in recorded else "not part of it"
@@ -73,9 +82,14 @@ def write_text_atomic(path: Path, text: str) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Add one line to a text file."""
-    with _explained(path), open(path, "a", encoding="utf-8") as stream:
-        stream.write(line + "\n")
+    """Add one line to a text file; half a line, which a power cut or a full disk may have left, goes."""
+    with _explained(path), open(path, "a+b") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - 1))
+        if stream.read() not in (b"", b"\n"):
+            stream.seek(0)
+            stream.truncate(stream.read().rfind(b"\n") + 1)
+        stream.write(f"{line}\n".encode())
 
 
 def write_json_atomic(path: Path, value: Any) -> None:
@@ -134,12 +148,16 @@ def fingerprint_json(value: Any) -> str:
 
 @contextmanager
 def _atomic_file(path: Path) -> Iterator[Path]:
-    draft = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.draft")
+    draft, _ = draft_names(path)
     try:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            yield draft
-            draft.replace(path)
+            draft.touch()
+            with at_work_on(draft):
+                yield draft
+                flush(draft)
+                draft.replace(path)
+            flush_name(path)
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
@@ -152,7 +170,9 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         code = getattr(error, "errno", None)
-        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error):
+        # Of a full disk numpy says only "1000 requested and 500 written".
+        words = () if code is not None else ("No space left", "requested and")
+        if code in (errno.ENOSPC, errno.EDQUOT) or any(text in str(error) for text in words):
             raise MonosemError(
                 f"{path}: the disk is full; free some space and run the same command"
             ) from error

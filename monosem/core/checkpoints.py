@@ -22,6 +22,7 @@ from monosem.core.artifacts import (
     verify_folder,
     write_json_atomic,
 )
+from monosem.core.drafts import sweep_drafts
 from monosem.core.errors import InputError
 from monosem.core.progress import Watch
 
@@ -67,6 +68,8 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint is of another format or identity.
         """
+        if self._folder is not None:
+            sweep_drafts(self._folder)
         found = None
         damaged: list[Path] = []
         for path in reversed(self._numbered()):

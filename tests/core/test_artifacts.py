@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from monosem.core.artifacts import (
+    append_line,
     atomic_folder,
     fingerprint_arrays,
     fingerprint_json,
@@ -44,6 +45,14 @@ def test_a_sealed_folder_verifies_and_every_kind_of_damage_is_named(tmp_path):
 def test_a_folder_that_is_no_artifact_is_refused(tmp_path):
     with pytest.raises(InputError, match="not a complete"):
         verify_folder(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"part/a'])
+def test_a_damaged_list_of_checksums_is_damage_too(tmp_path, text):
+    _write(tmp_path / "artifact")
+    (tmp_path / "artifact" / "checksums.json").write_text(text)
+    with pytest.raises(InputError, match=r"checksums\.json"):
+        verify_folder(tmp_path / "artifact")
 
 
 @pytest.mark.parametrize("fault", [RuntimeError, KeyboardInterrupt])
@@ -92,6 +101,24 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(MonosemError, match="disk is full"), atomic_folder(tmp_path / "artifact"):
         full()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_fills_up_under_an_array_is_told_like_any_other(tmp_path):
+    """What numpy raises then, taken from a real full disk."""
+    with pytest.raises(MonosemError, match="disk is full"), atomic_folder(tmp_path / "features"):
+        raise OSError("1048576 requested and 262128 written")
+    with pytest.raises(OSError, match="unrelated"), atomic_folder(tmp_path / "features"):
+        raise OSError("unrelated")
+
+
+@pytest.mark.parametrize("torn", ['{"event": "epo', 'first\n{"event": "epo', "first\n", ""])
+def test_a_line_is_never_glued_to_half_a_line(tmp_path, torn):
+    path = tmp_path / "log.jsonl"
+    path.write_text(torn)
+    append_line(path, "söcond")
+    append_line(path, "third")
+    whole = [line for line in torn.splitlines(keepends=True) if line.endswith("\n")]
+    assert path.read_text(encoding="utf-8") == "".join([*whole, "söcond\n", "third\n"])
 
 
 def test_json_and_tensors_round_trip(tmp_path):
