@@ -5,14 +5,17 @@ are one linear map with P*K outputs: one matrix product forward and one backward
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from monosem.core.artifacts import fingerprint_arrays
+from monosem.core.checkpoints import Checkpoints, State, part_of, under
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
 from monosem.core.seeding import torch_stream
@@ -125,6 +128,7 @@ def train_probes(
     settings: ProbeSettings,
     seed: int,
     watch: Watch = SILENT,
+    checkpoint: Path | None = None,
 ) -> LinearProbes:
     """Train one linear probe for each row of labels, all from zero and in the same order of batches.
 
@@ -134,11 +138,14 @@ def train_probes(
         n_classes: K.
         settings: optimiser, schedule, loss and scale.
         seed: names the order of batches (`probe_batches`).
-        watch: told the epochs done.
+        watch: told the epochs done; may pause the training where there is a `checkpoint`.
+        checkpoint: folder for the state, written now and then; the same call finds it there and goes on, on
+            the CPU to the same bits. The caller removes it.
 
     Raises:
         InputError: shapes that do not fit, a label outside the range, one class only, a NaN or infinite
-            feature, features that are all equal, weights that diverged.
+            feature, features that are all equal, weights that diverged, a checkpoint of another training.
+        Paused: `watch` ended the training and the state is in `checkpoint`.
     """
     check_problems(features, labels, n_classes)
     scale = FeatureScale.fit(features) if settings.scale == "rms" else FeatureScale.identity(features)
@@ -147,29 +154,53 @@ def train_probes(
     bias = scale.mean.new_zeros(len(labels), n_classes)
     probes_at_once = max(1, _OUTPUTS_AT_ONCE // n_classes)
     blocks = [slice(start, start + probes_at_once) for start in range(0, len(labels), probes_at_once)]
-    steps = [_block_step(weight[block], bias[block], settings) for block in blocks]
+    trainings = [_Training(weight[block], bias[block], settings) for block in blocks]
+    identity = {"settings": settings.model_dump(mode="json"), "seed": seed, "n_classes": n_classes}
+    if checkpoint is not None:  # else not worth a pass over the features
+        identity["data"] = fingerprint_arrays(features, labels)
+    checkpoints = Checkpoints(checkpoint, identity, watch.notice)
+    done = 0
+    if (earlier := checkpoints.load()) is not None:
+        done = earlier.facts["done"]
+        weight.copy_(earlier.tensors["weight"])
+        bias.copy_(earlier.tensors["bias"])
+        for index, training in enumerate(trainings):
+            training.update.restore(part_of(f"update{index}", earlier.tensors))
+
+    def state() -> State:
+        tensors = {"weight": weight, "bias": bias}
+        for index, training in enumerate(trainings):
+            tensors |= under(f"update{index}", training.update.tensors())
+        return State(tensors, {"done": done})
+
     batches_per_epoch = math.ceil(len(features) / settings.batch_size)
-    for index, (batch, lr) in enumerate(probe_batches(len(features), settings, seed)):
+    for batch, lr in probe_batches(len(features), settings, seed, done):
         rows = batch.to(features.device)
         inputs, given = scale(features[rows]), labels_by_sample[rows]
-        for block, step in zip(blocks, steps, strict=True):
-            step(inputs, given[:, block], lr)
-        if (index + 1) % batches_per_epoch == 0:
-            watch.progress((index + 1) // batches_per_epoch, settings.epochs)
+        for block, training in zip(blocks, trainings, strict=True):
+            training.step(inputs, given[:, block], lr)
+        done += 1
+        if done % batches_per_epoch == 0:
+            watch.progress(done // batches_per_epoch, settings.epochs)
+        checkpoints.at_safe_point(watch, state)
     if not weight.isfinite().all():
         raise InputError(f"the probes diverged at learning rate {settings.lr:g}; lower it")
     return LinearProbes(weight.div_(scale.rms), bias, scale.mean)
 
 
-def probe_batches(n: int, settings: ProbeSettings, seed: int) -> Iterator[tuple[Tensor, float]]:
-    """The rows of every batch, epoch after epoch, each with its learning rate."""
+def probe_batches(
+    n: int, settings: ProbeSettings, seed: int, first: int = 0
+) -> Iterator[tuple[Tensor, float]]:
+    """The rows of every batch from number `first` on, epoch after epoch, each with its learning rate."""
     generator = torch_stream(seed, "probe", "order")
     n_steps = settings.epochs * math.ceil(n / settings.batch_size)
     step = 0
     for _ in range(settings.epochs):
+        # Epochs before `first` are drawn too: one stream orders them all.
         for rows in torch.split(torch.randperm(n, generator=generator), settings.batch_size):
             decay = 0.5 * (1 + math.cos(math.pi * step / n_steps)) if settings.schedule == "cosine" else 1.0
-            yield rows, settings.lr * decay
+            if step >= first:
+                yield rows, settings.lr * decay
             step += 1
 
 
@@ -205,22 +236,19 @@ def working_dtype(features: Tensor) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def _block_step(
-    weight: Tensor, bias: Tensor, settings: ProbeSettings
-) -> Callable[[Tensor, Tensor, float], None]:
-    """The step of some of the problems, in place on weight [P, K, D] and bias [P, K].
+class _Training:
+    """The steps of some of the problems, in place on their weight [P, K, D] and bias [P, K]."""
 
-    It takes scaled inputs [B, D], labels [B, P] and the learning rate.
-    """
-    stacked, stacked_bias = weight.flatten(0, 1), bias.flatten()
-    update = UPDATES[settings.optimizer](
-        stacked, stacked_bias, len(bias), settings.momentum, settings.weight_decay
-    )
-    loss = LOSSES[settings.loss]
+    def __init__(self, weight: Tensor, bias: Tensor, settings: ProbeSettings) -> None:
+        self._shape = bias.shape
+        self._stacked, self._bias = weight.flatten(0, 1), bias.flatten()
+        self._loss = LOSSES[settings.loss]
+        self.update = UPDATES[settings.optimizer](
+            self._stacked, self._bias, len(bias), settings.momentum, settings.weight_decay
+        )
 
-    def step(inputs: Tensor, labels: Tensor, lr: float) -> None:
-        logits = torch.addmm(stacked_bias, inputs, stacked.T).view(len(inputs), *bias.shape)
-        residual = loss.gradient_(logits, labels).flatten(1)
-        update(residual, inputs / len(inputs), lr)
-
-    return step
+    def step(self, inputs: Tensor, labels: Tensor, lr: float) -> None:
+        """Take scaled inputs [B, D], labels [B, P] and the learning rate."""
+        logits = torch.addmm(self._bias, inputs, self._stacked.T).view(len(inputs), *self._shape)
+        residual = self._loss.gradient_(logits, labels).flatten(1)
+        self.update(residual, inputs / len(inputs), lr)

@@ -5,80 +5,124 @@ loss in two factors, residual [B, P*K] and inputs [B, D] (already divided by B),
 straight into the momentum buffer. Weight decay acts on weights, never on biases.
 """
 
-from collections.abc import Callable
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from monosem.core.checkpoints import optimizer_tensors, restore_optimizer
 
 _LARS_ETA = 0.02
 _LARS_EPS = 1e-8
 
 
 class Update(Protocol):
-    """One step, in place, on the weight and bias the update was made for."""
+    """Steps, in place, on the weight and bias the update is made for, and what it remembers between them."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float
+    ) -> None:
+        """An update of weight [P*K, D] and bias [P*K] that has made no step."""
 
     def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
         """Step along residual [B, P*K] x inputs [B, D] at learning rate `lr`."""
 
+    def tensors(self) -> dict[str, Tensor]:
+        """What is remembered, by name."""
 
-def sgd(weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float) -> Update:
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """Remember this instead."""
+
+
+class _Momentum:
+    """Moves weight and bias along velocities that a step has brought up to date."""
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float
+    ) -> None:
+        self.weight, self.bias, self.n_probes = weight, bias, n_probes
+        self.momentum, self.weight_decay = momentum, weight_decay
+        self.velocity, self.bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
+
+    def move(self, residual: Tensor, lr: float) -> None:
+        """The weight along its velocity; the bias along its own, which gets its gradient here."""
+        self.weight.add_(self.velocity, alpha=-lr)
+        self.bias_velocity.mul_(self.momentum).add_(residual.mean(0))
+        self.bias.add_(self.bias_velocity, alpha=-lr)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"velocity": self.velocity, "bias_velocity": self.bias_velocity}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.velocity.copy_(tensors["velocity"])
+        self.bias_velocity.copy_(tensors["bias_velocity"])
+
+
+class Sgd(_Momentum):
     """torch.optim.SGD: velocity = momentum velocity + gradient, weight -= lr velocity."""
-    velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
 
-    def step(residual: Tensor, inputs: Tensor, lr: float) -> None:
-        velocity.addmm_(residual.T, inputs, beta=momentum)
-        if weight_decay:
-            velocity.add_(weight, alpha=weight_decay)
-        weight.add_(velocity, alpha=-lr)
-        bias_velocity.mul_(momentum).add_(residual.mean(0))
-        bias.add_(bias_velocity, alpha=-lr)
-
-    return step
+    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
+        """See `Update`."""
+        self.velocity.addmm_(residual.T, inputs, beta=self.momentum)
+        if self.weight_decay:
+            self.velocity.add_(self.weight, alpha=self.weight_decay)
+        self.move(residual, lr)
 
 
-def lars(weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float) -> Update:
+class Lars(_Momentum):
     """LARS (You et al. 2017): each problem's weight gradient is scaled by its trust ratio, clipped at `lr`.
 
     The ratio is eta |w| / (|g| + weight_decay |w|) with eta 0.02, as in the paper's published configuration
     (clip_lr; biases get plain momentum steps), and 1 while the weights or the gradient are zero.
     """
-    velocity, bias_velocity = torch.zeros_like(weight), torch.zeros_like(bias)
-    gradient = torch.empty_like(weight)
 
-    def step(residual: Tensor, inputs: Tensor, lr: float) -> None:
-        torch.mm(residual.T, inputs, out=gradient)
-        weight_norm = weight.view(n_probes, -1).norm(dim=1)
-        gradient_norm = gradient.view(n_probes, -1).norm(dim=1)
-        ratio = _LARS_ETA * weight_norm / (gradient_norm + weight_decay * weight_norm + _LARS_EPS)
+    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
+        """See `Update`."""
+        gradient = torch.mm(residual.T, inputs, out=self._gradient)
+        weight_norm = self.weight.view(self.n_probes, -1).norm(dim=1)
+        gradient_norm = gradient.view(self.n_probes, -1).norm(dim=1)
+        ratio = _LARS_ETA * weight_norm / (gradient_norm + self.weight_decay * weight_norm + _LARS_EPS)
         trust = torch.where((weight_norm > 0) & (gradient_norm > 0), (ratio / lr).clamp(max=1.0), 1.0)
-        gradient.add_(weight, alpha=weight_decay)
-        gradient.view(n_probes, -1).mul_(trust.unsqueeze(1))
-        velocity.mul_(momentum).add_(gradient)
-        weight.add_(velocity, alpha=-lr)
-        bias_velocity.mul_(momentum).add_(residual.mean(0))
-        bias.add_(bias_velocity, alpha=-lr)
+        gradient.add_(self.weight, alpha=self.weight_decay)
+        gradient.view(self.n_probes, -1).mul_(trust.unsqueeze(1))
+        self.velocity.mul_(self.momentum).add_(gradient)
+        self.move(residual, lr)
 
-    return step
+    @cached_property
+    def _gradient(self) -> Tensor:
+        """Room for a gradient, so that no step allocates it."""
+        return torch.empty_like(self.weight)
 
 
-def adam(weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float) -> Update:
+class Adam:
     """torch.optim.Adam with beta1 = momentum; not rotation-equivariant, unlike the other two."""
-    groups: list[dict[str, Any]] = [{"params": [weight], "weight_decay": weight_decay}, {"params": [bias]}]
-    optimizer = torch.optim.Adam(groups, betas=(momentum, 0.999))
 
-    def step(residual: Tensor, inputs: Tensor, lr: float) -> None:
-        weight.grad = residual.T @ inputs
-        bias.grad = residual.mean(0)
-        for group in optimizer.param_groups:
+    def __init__(
+        self, weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float
+    ) -> None:
+        groups: list[dict[str, Any]] = [
+            {"params": [weight], "weight_decay": weight_decay},
+            {"params": [bias]},
+        ]
+        self.weight, self.bias = weight, bias
+        self.optimizer = torch.optim.Adam(groups, betas=(momentum, 0.999))
+
+    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
+        """See `Update`."""
+        self.weight.grad = residual.T @ inputs
+        self.bias.grad = residual.mean(0)
+        for group in self.optimizer.param_groups:
             group["lr"] = lr
-        optimizer.step()
+        self.optimizer.step()
 
-    return step
+    def tensors(self) -> dict[str, Tensor]:
+        """See `Update`."""
+        return optimizer_tensors(self.optimizer)
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        """See `Update`."""
+        restore_optimizer(self.optimizer, tensors)
 
 
-UPDATES: dict[str, Callable[[Tensor, Tensor, int, float, float], Update]] = {
-    "sgd": sgd,
-    "lars": lars,
-    "adam": adam,
-}
+UPDATES: dict[str, type[Update]] = {"sgd": Sgd, "lars": Lars, "adam": Adam}

@@ -4,11 +4,21 @@ The gradients are written out instead of left to autograd: a step is six matrix 
 in it is worth a graph. Sources: Gao et al. 2024, section 2 and appendix A.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from monosem.core.checkpoints import (
+    Checkpoints,
+    State,
+    optimizer_tensors,
+    part_of,
+    restore_optimizer,
+    under,
+)
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
 from monosem.core.seeding import torch_stream
@@ -38,44 +48,68 @@ def fit_sae(
     settings: SAESettings | None = None,
     *,
     seed: int = 0,
+    checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
     watch: Watch = SILENT,
 ) -> SparseAutoencoder:
     """Train an SAE on features `[N, D]`; the same seed gives the same bits on the CPU.
 
+    `checkpoint` names a folder in which the state is kept, now and then and whenever `watch` wants to pause;
+    the same call finds it there and goes on, on the CPU to the same bits. The caller removes it.
+
     Raises:
-        InputError: NaN or infinite features, features without any spread, or k above the latents.
+        InputError: NaN or infinite features, features without any spread, k above the latents, or a
+            checkpoint of other features, settings or seed.
+        Paused: `watch` ended the training and the state is in `checkpoint`.
     """
     n_rows, dim = features_shape(features)
     settings = settings or SAESettings()
     sae = SparseAutoencoder(dim, settings)
-    variance = initialise(sae, features, seed)
+    sae.trained_on = fingerprint(features)
+    identity = {"settings": settings.model_dump(mode="json"), "seed": seed, "features": sae.trained_on}
+    checkpoints = Checkpoints(checkpoint, identity, watch.notice)
+    earlier = checkpoints.load()
+    variance = initialise(sae, features, seed) if earlier is None else float(earlier.facts["variance"])
     sae.to(device)
     lr = settings.lr or _LR_TIMES_ROOT_DIM / dim**0.5
     optimizer = torch.optim.Adam(sae.parameters(), lr=lr, betas=settings.betas, eps=_ADAM_EPS, fused=True)
     n_batches = -(-n_rows // settings.batch_size)
     total = settings.epochs * n_batches
     idle = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
-    step = 0
-    for epoch in range(settings.epochs):
-        order = torch.randperm(n_rows, generator=torch_stream(seed, "sae", "order", epoch))
-        losses = torch.zeros(2, dtype=torch.float64, device=device)
-        for rows in order.tensor_split(n_batches):
-            z = sae.normalise(take_rows(features, rows).to(device))
-            reading = gradients(sae, z, torch.nonzero(idle >= settings.dead_after)[:, 0], variance)
-            remove_radial_gradient(sae)
-            for group in optimizer.param_groups:
-                group["lr"] = lr * warmup_cosine(step, int(settings.warmup * total), total)
-            optimizer.step()
-            sae.decoder.div_(sae.decoder.norm(dim=1, keepdim=True))
-            idle.add_(len(rows)).masked_fill_(reading.active, 0)
-            losses += torch.stack([reading.loss, reading.aux_loss]) * (len(rows) / n_rows)
-            step += 1
-        loss, aux_loss = losses.tolist()
-        dead = int((idle >= settings.dead_after).sum())
-        sae.history.append({"epoch": epoch + 1, "loss": loss, "aux_loss": aux_loss, "dead": dead})
-        watch.progress(epoch + 1, settings.epochs, loss=loss, dead=dead)
-    sae.trained_on = fingerprint(features)
+    losses = torch.zeros(2, dtype=torch.float64, device=device)  # sums over the epoch at work
+    done = 0
+    if earlier is not None:
+        done, sae.history = earlier.facts["done"], earlier.facts["history"]
+        sae.load_state_dict(part_of("sae", earlier.tensors))
+        restore_optimizer(optimizer, part_of("optimizer", earlier.tensors))
+        idle.copy_(earlier.tensors["idle"])
+        losses.copy_(earlier.tensors["losses"])
+
+    def state() -> State:
+        tensors = {**under("sae", sae.state_dict()), **under("optimizer", optimizer_tensors(optimizer))}
+        facts = {"done": done, "history": sae.history, "variance": variance}
+        return State({**tensors, "idle": idle, "losses": losses}, facts)
+
+    for rows in _batches(n_rows, n_batches, settings.epochs, seed, done):
+        z = sae.normalise(take_rows(features, rows).to(device))
+        reading = gradients(sae, z, torch.nonzero(idle >= settings.dead_after)[:, 0], variance)
+        remove_radial_gradient(sae)
+        for group in optimizer.param_groups:
+            group["lr"] = lr * warmup_cosine(done, int(settings.warmup * total), total)
+        optimizer.step()
+        sae.decoder.div_(sae.decoder.norm(dim=1, keepdim=True))
+        idle.add_(len(rows)).masked_fill_(reading.active, 0)
+        losses += torch.stack([reading.loss, reading.aux_loss]) * (len(rows) / n_rows)
+        done += 1
+        if done % n_batches == 0:
+            loss, aux_loss = losses.tolist()
+            losses.zero_()
+            dead = int((idle >= settings.dead_after).sum())
+            readings = {"epoch": done // n_batches, "loss": loss, "aux_loss": aux_loss, "dead": dead}
+            sae.history.append(readings)
+            watch.record("epoch", of="sae", **readings)
+            watch.progress(done // n_batches, settings.epochs, loss=loss, dead=dead)
+        checkpoints.at_safe_point(watch, state)
     sae.firing_counts.copy_(_firing_counts(sae, features))
     return sae.cpu()
 
@@ -141,6 +175,13 @@ def remove_radial_gradient(sae: SparseAutoencoder) -> None:
     gradient = sae.decoder.grad
     if gradient is not None:
         gradient.sub_((gradient * sae.decoder).sum(dim=1, keepdim=True) * sae.decoder)
+
+
+def _batches(n_rows: int, n_batches: int, epochs: int, seed: int, first: int) -> Iterator[Tensor]:
+    """The rows of every batch from number `first` on; the order of each epoch has a stream of its own."""
+    for epoch in range(first // n_batches, epochs):
+        order = torch.randperm(n_rows, generator=torch_stream(seed, "sae", "order", epoch))
+        yield from order.tensor_split(n_batches)[max(0, first - epoch * n_batches) :]
 
 
 def _firing_counts(sae: SparseAutoencoder, features: Features) -> Tensor:

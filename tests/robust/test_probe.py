@@ -1,10 +1,12 @@
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from monosem.core.errors import InputError
+from monosem.core.errors import InputError, Paused
+from monosem.core.progress import SilentWatch
 from monosem.robust.losses import LOSSES
 from monosem.robust.probe import FeatureScale, LinearProbes, ProbeSettings, probe_batches, train_probes
 
@@ -115,6 +117,58 @@ def test_batches_visit_every_sample_once_an_epoch_while_the_rate_falls_to_zero()
     torch.testing.assert_close(torch.tensor(rates), 1 + torch.cos(torch.arange(9) * torch.pi / 9))
     constant = probe_batches(10, settings.replace(schedule="constant"), seed=0)
     assert {rate for _, rate in constant} == {2.0}
+
+
+@pytest.mark.parametrize("first", [0, 1, 3, 7, 9])
+def test_batches_can_be_taken_up_from_any_number(first: int) -> None:
+    settings = ProbeSettings(epochs=3, batch_size=4)
+    whole, rest = list(probe_batches(10, settings, seed=0)), list(probe_batches(10, settings, 0, first))
+    assert len(rest) == 9 - first
+    for (rows, lr), (expected_rows, expected_lr) in zip(rest, whole[first:], strict=True):
+        assert torch.equal(rows, expected_rows)
+        assert lr == expected_lr
+
+
+class PauseAlways(SilentWatch):
+    def should_pause(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+def test_probes_paused_after_every_step_have_the_bits_of_those_that_were_not(
+    optimizer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("monosem.robust.probe._OUTPUTS_AT_ONCE", 2 * K)  # two blocks of problems
+    features, labels = problem(torch.float32)
+    settings = ProbeSettings(epochs=2, batch_size=32, optimizer=optimizer, lr=0.1, weight_decay=0.01)
+    whole = train_probes(features, labels, K, settings, seed=3)
+    for _ in range(2 * 3):
+        with pytest.raises(Paused):
+            train_probes(features, labels, K, settings, 3, PauseAlways(), tmp_path)
+    resumed = train_probes(features, labels, K, settings, 3, PauseAlways(), tmp_path)
+    assert torch.equal(resumed.weight, whole.weight)
+    assert torch.equal(resumed.bias, whole.bias)
+    # Without a checkpoint there is nothing to pause at.
+    unpaused = train_probes(features, labels, K, settings, 3, PauseAlways())
+    assert torch.equal(unpaused.weight, whole.weight)
+    assert not torch.equal(train_probes(features, labels, K, settings, 4).weight, whole.weight)
+
+
+def test_a_checkpoint_of_other_probes_is_refused(tmp_path: Path) -> None:
+    features, labels = problem()
+    settings = ProbeSettings(epochs=2, batch_size=32)
+    with pytest.raises(Paused):
+        train_probes(features, labels, K, settings, 0, PauseAlways(), tmp_path)
+    others: list[tuple[Tensor, Tensor, int, ProbeSettings, int]] = [
+        (features + 1, labels, K, settings, 0),
+        (features, labels.flip(0), K, settings, 0),
+        (features, labels, K + 1, settings, 0),
+        (features, labels, K, settings.replace(momentum=0.5), 0),
+        (features, labels, K, settings, 1),
+    ]
+    for other in others:
+        with pytest.raises(InputError, match="other settings, seed or data"):
+            train_probes(*other, checkpoint=tmp_path)
 
 
 def rotated_difference(optimizer: str) -> float:

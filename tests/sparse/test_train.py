@@ -1,9 +1,13 @@
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from monosem.core.errors import InputError
+from monosem.core import checkpoints
+from monosem.core.errors import InputError, Paused
 from monosem.core.progress import SilentWatch
 from monosem.sparse.initialise import geometric_median, initialise
 from monosem.sparse.sae import SAESettings, SparseAutoencoder
@@ -199,6 +203,10 @@ def test_geometric_median_in_closed_form() -> None:
 class Recorder(SilentWatch):
     def __init__(self) -> None:
         self.seen: list[tuple[int, int]] = []
+        self.kept: list[dict[str, Any]] = []
+
+    def record(self, event: str, **values: Any) -> None:
+        self.kept.append({"event": event, **values})
 
     def progress(self, done: int, total: int, **values: float) -> None:
         assert values["loss"] > 0
@@ -207,5 +215,73 @@ class Recorder(SilentWatch):
 
 def test_progress_is_told_after_every_epoch(train_features: Tensor, tiny: SAESettings) -> None:
     watch = Recorder()
-    fit_sae(train_features, tiny.replace(epochs=3), watch=watch)
+    sae = fit_sae(train_features, tiny.replace(epochs=3), watch=watch)
     assert watch.seen == [(1, 3), (2, 3), (3, 3)]
+    assert watch.kept == [{"event": "epoch", "of": "sae", **readings} for readings in sae.history]
+    assert sae.history[2].keys() == {"epoch", "loss", "aux_loss", "dead"}
+
+
+class PauseAlways(SilentWatch):
+    def should_pause(self) -> bool:
+        return True
+
+
+def same_bits(one: SparseAutoencoder, other: SparseAutoencoder) -> bool:
+    states = one.state_dict(), other.state_dict()
+    same = all(torch.equal(states[1][name], tensor) for name, tensor in states[0].items())
+    return same and one.history == other.history and one.trained_on == other.trained_on
+
+
+def test_a_training_paused_after_every_step_has_the_bits_of_one_that_was_not(
+    train_features: Tensor, tiny: SAESettings, tmp_path: Path
+) -> None:
+    """Unequal batches, dead latents and the auxiliary loss included."""
+    settings = tiny.replace(n_latents=60, k=1, dead_after=200, epochs=3, batch_size=170)
+    whole = fit_sae(train_features, settings)
+    assert whole.history[-1]["aux_loss"] > 0
+    for _ in range(3 * 4):
+        with pytest.raises(Paused):
+            fit_sae(train_features, settings, checkpoint=tmp_path / "sae", watch=PauseAlways())
+    resumed = fit_sae(train_features, settings, checkpoint=tmp_path / "sae", watch=PauseAlways())
+    assert same_bits(resumed, whole)
+    changed = fit_sae(train_features, settings, seed=1)
+    assert not same_bits(changed, whole)
+
+
+def test_a_training_killed_between_checkpoints_goes_on_from_the_last(
+    train_features: Tensor, tiny: SAESettings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "SECONDS_BETWEEN", 0.0)
+    monkeypatch.setattr(checkpoints, "SAVES_BETWEEN", 0.0)
+    settings = tiny.replace(epochs=4)
+
+    class Killed(SilentWatch):
+        def progress(self, done: int, total: int, **values: float) -> None:
+            if done == 3:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_sae(train_features, settings, checkpoint=tmp_path, watch=Killed())
+    steps_taken = int(max(path.name for path in tmp_path.iterdir()))
+    assert steps_taken == 3 * 6 - 1
+    assert same_bits(
+        fit_sae(train_features, settings, checkpoint=tmp_path), fit_sae(train_features, settings)
+    )
+    # A watch that wants to pause has nothing to pause at without a checkpoint.
+    assert same_bits(
+        fit_sae(train_features, settings, watch=PauseAlways()), fit_sae(train_features, settings)
+    )
+
+
+def test_a_checkpoint_of_another_training_is_refused(
+    train_features: Tensor, tiny: SAESettings, tmp_path: Path
+) -> None:
+    with pytest.raises(Paused):
+        fit_sae(train_features, tiny, checkpoint=tmp_path, watch=PauseAlways())
+    for features, settings, seed in (
+        (train_features + 1, tiny, 0),
+        (train_features, tiny.replace(k=5), 0),
+        (train_features, tiny, 1),
+    ):
+        with pytest.raises(InputError, match="other settings, seed or data"):
+            fit_sae(features, settings, seed=seed, checkpoint=tmp_path)
