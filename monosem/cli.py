@@ -36,6 +36,9 @@ StopAfter = Annotated[
     float | None,
     typer.Option(metavar="SECONDS", min=0, help="Save and exit 75 after this time; go on later."),
 ]
+Track = Annotated[
+    bool, typer.Option("--track", help="Write training curves for TensorBoard too (extra `track`).")
+]
 DryRun = Annotated[
     bool, typer.Option("--dry-run", help="List stages, what is cached, time and disk; do nothing.")
 ]
@@ -48,10 +51,11 @@ def demo(
     out: Out = None,
     store: Store = Path("runs/stages"),
     stop_after: StopAfter = None,
+    track: Track = False,
     dry_run: DryRun = False,
 ) -> None:
     """Go from real images to an honest verdict (= run digits)."""
-    _run(_request("digits", overrides, out, store), stop_after, dry_run)
+    _run(_request("digits", overrides, out, store), stop_after, track, dry_run)
 
 
 @app.command()
@@ -61,10 +65,11 @@ def run(
     out: Out = None,
     store: Store = Path("runs/stages"),
     stop_after: StopAfter = None,
+    track: Track = False,
     dry_run: DryRun = False,
 ) -> None:
     """Run a recipe, or go on where it was stopped."""
-    _run(_request(recipe, overrides, out, store), stop_after, dry_run)
+    _run(_request(recipe, overrides, out, store), stop_after, track, dry_run)
 
 
 @app.command("list")
@@ -124,13 +129,17 @@ def _request(recipe: str, overrides: list[str] | None, out: Path | None, store: 
     )
 
 
-def _run(request: "Request", stop_after: float | None, dry_run: bool) -> None:
+def _run(request: "Request", stop_after: float | None, track: bool, dry_run: bool) -> None:
+    from monosem.core.distributed import this_world
     from monosem.experiments.run import RunWatch, dry_run_lines, run_recipe
     from monosem.report import tables, write_reports
     from monosem.report.console import progress_display
 
     if dry_run:
         print("\n".join(dry_run_lines(request)))
+        return
+    if not this_world().is_main:  # one process shows and reports for all
+        run_recipe(request, RunWatch())
         return
     with progress_display() as display:
         run_recipe(request, RunWatch(stop_after, display))

@@ -34,7 +34,7 @@ def view_batches(
     channels, height, width = images.shape[1:]
     own = [batch[part] for batch in batches]
     if isinstance(images, Tensor):
-        pairs: Iterator[tuple[Tensor, Tensor]] = ((images[rows],) * 2 for rows in own)
+        pairs: Iterator[tuple[Tensor, ...]] = ((images[rows],) * 2 for rows in own)
         apply: Callable[[Tensor, ViewParameters], Tensor] = apply_views
     else:
         cut = images.crop_batches([rows.cpu() for rows in own], settings, *crops)

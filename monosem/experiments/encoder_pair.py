@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 
 from monosem.core.artifacts import load_tensors, save_tensors
+from monosem.core.distributed import collected, this_world
 from monosem.core.errors import MonosemError
 from monosem.core.progress import Watch
 from monosem.data.datasets import ImageDataset
 from monosem.data.feature_set import FeatureSet
+from monosem.data.image_files import image_blocks
 from monosem.data.input_noise import add_input_noise
 from monosem.encoders.backbones import Encoder, load_encoder, save_encoder
-from monosem.encoders.embed import embed, embed_images
-from monosem.encoders.pretrain import pretrain
+from monosem.encoders.embed import EMBED_ROWS, embed, embed_images
+from monosem.encoders.pretrain import Pretrained, pretrain
 from monosem.experiments.feature_sets import FeatureBank, Outputs
 from monosem.experiments.grid import (
     ProbedFeatures,
@@ -71,11 +73,18 @@ class EncoderPair:
         self._test = test
         self._cache = cache
         self._watch = watch
+        self._world = this_world()
         self._noise_cells = noise_cells(recipe.input_noise.levels, recipe.n_noise)
 
     def run(self, stage: Stage, expected_seconds: float) -> None:
-        """Make one of `stages`, unless it is there."""
-        self._cache.run(stage, lambda output, scratch: self._make(stage, output, scratch), expected_seconds)
+        """Make one of `stages`, unless it is there; among several processes the main one writes it."""
+        if self._world.is_main:
+            self._cache.run(
+                stage, lambda output, scratch: self._make(stage, output, scratch), expected_seconds
+            )
+        elif not self._cache.has(stage):
+            self._take_part(stage)
+        self._world.wait()
 
     def results(self) -> list[pd.DataFrame]:
         """The tables of every result stage."""
@@ -101,83 +110,108 @@ class EncoderPair:
         """Write the files of `stage` into `output`."""
         for name in OBJECTIVES:
             if stage is self.stages.pretrained[name]:
-                return self._pretrain(name, output, scratch)
+                trained = self._pretrain(name, scratch)
+                save_encoder(output / "encoder", trained.encoder)
+                return write_table(pd.DataFrame(trained.history), output / "history.csv")
             if stage is self.stages.embedded[name]:
-                return self._embed(name, output)
+                for split, embedded in self._embed(name).items():
+                    embedded.save(output / split)
+                return None
             if stage is self.stages.embedded_noisy[name]:
-                return self._embed_noisy(name, output)
+                return save_tensors(output / "outputs.safetensors", self._embed_noisy(name))
         if stage is self.stages.sae:
-            return self._train_sae(output)
+            return self._train_sae(scratch).save(output / "sae")
         for (features, kind), result in self.stages.results.items():
             if stage is result:
-                return self._make_results(features, kind, output)
+                return self._make_results(features, kind, output, scratch)
         raise KeyError(stage.key)
 
-    def _pretrain(self, name: Objective, output: Path, scratch: Path) -> None:
-        trained = pretrain(
-            self._train,
-            self._recipe.pretrain.replace(objective=name),
-            self.seed,
-            checkpoint=scratch,
-            device=_device(),
-            watch=self._watch,
-        )
-        save_encoder(output / "encoder", trained.encoder)
-        write_table(pd.DataFrame(trained.history), output / "history.csv")
+    def _take_part(self, stage: Stage) -> None:
+        """Do the share of a process that is not the main one: training and embedding are shared."""
+        for name in OBJECTIVES:
+            if stage is self.stages.pretrained[name]:
+                self._pretrain(name, self._cache.scratch(stage))
+            elif stage is self.stages.embedded[name]:
+                self._embed(name)
+            elif stage is self.stages.embedded_noisy[name]:
+                self._embed_noisy(name)
+
+    def _pretrain(self, name: Objective, scratch: Path) -> Pretrained:
+        settings = self._recipe.pretrain.replace(objective=name)
+        return pretrain(self._train, settings, self.seed, checkpoint=scratch, watch=self._watch)
 
     def _encoder(self, name: Objective) -> Encoder:
         return load_encoder(self._cache.folder(self.stages.pretrained[name]) / "encoder")
 
-    def _embed(self, name: Objective, output: Path) -> None:
+    def _embed(self, name: Objective) -> dict[str, FeatureSet]:
         encoder = self._encoder(name)
-        for split, dataset in (("train", self._train), ("test", self._test)):
-            embed(dataset, encoder, device=_device()).save(output / split)
+        splits = {"train": self._train, "test": self._test}
+        return {split: embed(dataset, encoder, world=self._world) for split, dataset in splits.items()}
 
-    def _embed_noisy(self, name: Objective, output: Path) -> None:
-        encoder, kind = self._encoder(name), self._recipe.input_noise.kind
-        outputs = {}
-        for done, (level, draw) in enumerate(self._noise_cells):
-            images = add_input_noise(
-                self._test.images,
-                level,
-                noise_seed(self.seed, draw),
-                kind=kind,
-                ids=self._test.ids,
-                channel_std=self._train.std,
-            )
-            z = embed_images(encoder, images, self._train.mean, self._train.std, device=_device())
-            outputs[_cell_name(level, draw)] = _as_half(z)
-            self._watch.progress(done + 1, len(self._noise_cells))
-        save_tensors(output / "outputs.safetensors", outputs)
+    def _embed_noisy(self, name: Objective) -> dict[str, Tensor]:
+        """Half-precision outputs for the noisy test images of every cell, each block of images read once."""
+        encoder, kind = self._encoder(name).to(self._world.device), self._recipe.input_noise.kind
+        own = self._test.take(np.arange(len(self._test))[self._world.part(len(self._test))])
+        blocks = -(-len(own) // EMBED_ROWS)
+        outputs: dict[str, list[Tensor]] = {_cell_name(*cell): [] for cell in self._noise_cells}
+        for done, (rows, images) in enumerate(image_blocks(own.images, EMBED_ROWS)):
+            for level, draw in self._noise_cells:
+                noisy = add_input_noise(
+                    images,
+                    level,
+                    noise_seed(self.seed, draw),
+                    kind=kind,
+                    ids=own.ids[rows],
+                    channel_std=own.std,
+                )
+                z = embed_images(encoder, noisy, own.mean, own.std, device=self._world.device)
+                outputs[_cell_name(level, draw)].append(_as_half(z))
+            self._watch.progress(done + 1, blocks)
+        return {
+            cell: collected(torch.cat(parts), len(self._test), self._world) for cell, parts in outputs.items()
+        }
 
-    def _train_sae(self, output: Path) -> None:
+    def _train_sae(self, scratch: Path) -> SparseAutoencoder:
         features = FeatureSet.open(self._cache.folder(self.stages.embedded["simclr"]) / "train")
-        sae = fit_sae(features, self._recipe.sae, seed=self.seed, device=_device(), watch=self._watch)
-        sae.save(output / "sae")
+        return fit_sae(
+            features,
+            self._recipe.sae,
+            seed=self.seed,
+            device=self._world.device,
+            watch=self._watch,
+            checkpoint=scratch,
+        )
 
     @cached_property
     def _bank(self) -> FeatureBank:
-        outputs: dict[str, Outputs] = {}
-        for name in OBJECTIVES:
-            folder = self._cache.folder(self.stages.embedded[name])
-            noisy = load_tensors(self._cache.folder(self.stages.embedded_noisy[name]) / "outputs.safetensors")
-            train, test = (
-                torch.from_numpy(FeatureSet.open(folder / split).dense()) for split in ("train", "test")
-            )
-            outputs[name] = Outputs(train, test, [noisy[_cell_name(*cell)] for cell in self._noise_cells])
-        sae = SparseAutoencoder.load(self._cache.folder(self.stages.sae) / "sae")
-        return FeatureBank(outputs, self._encoder("ncl"), sae, self.seed)
+        def sae() -> SparseAutoencoder:
+            loaded = SparseAutoencoder.load(self._cache.folder(self.stages.sae) / "sae")
+            return loaded.to(self._world.device)
+
+        return FeatureBank(self._outputs, lambda: self._encoder("ncl"), sae, self.seed)
+
+    def _outputs(self, name: Objective) -> Outputs:
+        """What an encoder puts out, on the device where probes work."""
+        device = self._world.device
+        folder = self._cache.folder(self.stages.embedded[name])
+        noisy = load_tensors(self._cache.folder(self.stages.embedded_noisy[name]) / "outputs.safetensors")
+        train, test = (
+            torch.from_numpy(FeatureSet.open(folder / split).dense()).to(device)
+            for split in ("train", "test")
+        )
+        return Outputs(train, test, [noisy[_cell_name(*cell)].to(device) for cell in self._noise_cells])
 
     def _fvu(self) -> float:
         """Fraction of variance of the SimCLR features of the test images that the SAE does not explain."""
         dense = self._bank.make(BASELINE)
-        return fvu(self._bank.sae, dense.test, dense.train.mean(dim=0))
+        return fvu(self._bank.sae(), dense.test, dense.train.mean(dim=0))
 
-    def _make_results(self, features: str, kind: str, output: Path) -> None:
+    def _make_results(self, features: str, kind: str, output: Path, scratch: Path) -> None:
         made = self._bank.make(features)
-        recipe, train, labels = self._recipe, made.train, self.noisy_labels
+        recipe, train, labels = self._recipe, made.train, self.noisy_labels.to(self._world.device)
         condition = f"input-noise-{recipe.input_noise.kind.replace('_', '-')}"
-        test = ProbedFeatures(condition, self._test.labels, made.test, self._noise_cells, made.noisy)
+        truth = self._test.labels.to(self._world.device)
+        test = ProbedFeatures(condition, truth, made.test, self._noise_cells, made.noisy)
         if kind == "measure":
             outcome = measure(train, self._train.labels, test, self._train.n_classes)
             if features == "sae":
@@ -185,7 +219,9 @@ class EncoderPair:
         elif kind == "tuned":
             outcome = tuned_protocol(train, labels, test, recipe.tuned, self.seed)
         else:
-            outcome = published_protocol(train, labels, test, recipe.published, self.seed, self._watch)
+            outcome = published_protocol(
+                train, labels, test, recipe.published, self.seed, self._watch, checkpoint=scratch
+            )
         facts = {
             "dataset": self._train.name,
             "encoder": recipe.pretrain.encoder.backbone,
@@ -210,7 +246,3 @@ def _as_half(outputs: Tensor) -> Tensor:
 
 def _cell_name(level: float, draw: int) -> str:
     return f"{level:g}/{draw}"
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,9 +4,10 @@ Each set is a transform, fitted on training outputs, of the projector output of 
 extends to any test image, noisy ones included.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ FEATURE_SETS = (
 )
 """The baseline, the methods, then the controls."""
 
+_OF_NCL_ALONE = ("ncl", "rotated-ncl", "ncl-before-relu")
+
 
 @dataclass(frozen=True)
 class Outputs:
@@ -43,22 +46,35 @@ class Outputs:
     noisy: Sequence[Tensor]
 
 
+def sources(name: str) -> frozenset[str]:
+    """What a feature set is made of, among the outputs of "simclr" and "ncl", and the "sae"."""
+    if name in _OF_NCL_ALONE:
+        return frozenset({"ncl"})
+    of_sae = {"sae"} if name.startswith("sae") or name.endswith("-sae") else set()
+    of_ncl = {"ncl"} if name.endswith("-ncl") else set()
+    return frozenset({"simclr"} | of_sae | of_ncl)
+
+
 class FeatureBank:
-    """Makes any feature set of one pair; what is fitted is fitted once.
+    """Makes any feature set of one pair; what is fitted is fitted once, and only what is asked for is read.
 
     Args:
-        outputs: of both encoders, {"simclr": ..., "ncl": ...}.
-        ncl: the NCL encoder, for its non-negative form.
-        sae: the sparse autoencoder trained on the SimCLR outputs.
+        outputs: reads those of an encoder, "simclr" or "ncl".
+        ncl: reads the NCL encoder, for its non-negative form.
+        sae: reads the sparse autoencoder trained on the SimCLR outputs.
         seed: of the random rotations and dictionaries.
     """
 
     def __init__(
-        self, outputs: Mapping[str, Outputs], ncl: Encoder, sae: SparseAutoencoder, seed: int
+        self,
+        outputs: Callable[[Literal["simclr", "ncl"]], Outputs],
+        ncl: Callable[[], Encoder],
+        sae: Callable[[], SparseAutoencoder],
+        seed: int,
     ) -> None:
-        self._outputs = outputs
-        self._ncl = ncl
-        self.sae = sae
+        self._outputs = cache(outputs)
+        self._ncl = cache(ncl)
+        self.sae = cache(sae)
         self._seed = seed
         self._transform = cache(self._fit)
         self._of_method = cache(lambda method: self._transform(method)(self._source(method).train))
@@ -73,29 +89,31 @@ class FeatureBank:
         )
 
     def _source(self, name: str) -> Outputs:
-        return self._outputs["ncl" if name in ("ncl", "rotated-ncl", "ncl-before-relu") else "simclr"]
+        return self._outputs("ncl" if name in _OF_NCL_ALONE else "simclr")
 
     def _fit(self, name: str) -> Transform:
-        dense = self._outputs["simclr"].train
-        fixed: dict[str, Transform] = {
-            BASELINE: _identity,
-            "ncl": self._ncl.features,
-            "sae": self.sae.encode,
-            "relu": controls.relu,
-            "crelu": controls.crelu,
-            "ncl-before-relu": _identity,
-            "sae-reconstruction": self.sae,
-        }
-        if name in fixed:
-            return fixed[name]
+        match name:
+            case "ncl":
+                return self._ncl().features
+            case "sae":
+                return self.sae().encode
+            case "sae-reconstruction":
+                return self.sae()
+            case "relu":
+                return controls.relu
+            case "crelu":
+                return controls.crelu
+        if name in (BASELINE, "ncl-before-relu"):
+            return _identity
         control, _, method = name.rpartition("-")
         features = self._of_method(method)
         width = features.shape[1]
         seed = stream_seed(self._seed, "control", name)
+        if control == "rotated":
+            rotate, unrotated = controls.rotation(width, seed), self._transform(method)
+            return lambda z: rotate(unrotated(z))
+        dense = self._outputs("simclr").train
         match control:
-            case "rotated":
-                rotate, unrotated = controls.rotation(width, seed), self._transform(method)
-                return lambda z: rotate(unrotated(z))
             case "spectrum-of":
                 return controls.spectrum_matched(dense, features)
             case "pca-l0-of":

@@ -4,7 +4,8 @@ Cell 0 is always clean; the primary endpoint is the mean over the other cells.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,6 +35,10 @@ class LabelCells:
     flipped: Tensor
     signal: tuple[float, ...]
     n_classes: int
+
+    def to(self, device: torch.device) -> "LabelCells":
+        """The same on another device."""
+        return replace(self, labels=self.labels.to(device), flipped=self.flipped.to(device))
 
 
 @dataclass(frozen=True)
@@ -89,9 +94,12 @@ def published_protocol(
     settings: ProbeSettings,
     seed: int,
     watch: Watch = SILENT,
+    checkpoint: Path | None = None,
 ) -> Outcome:
     """The paper's protocol: gradient-trained probes with fixed settings, all cells as one batched problem."""
-    probes = train_probes(train, noisy.labels, noisy.n_classes, settings, seed, watch)
+    probes = train_probes(
+        train, noisy.labels, noisy.n_classes, settings, seed, watch, checkpoint=checkpoint
+    )
     on_noisy_inputs = [probes[:1].predict(features)[0] for features in test.noisy]
     return _outcome(
         "published", noisy, test, probes.predict(train), probes.predict(test.clean), on_noisy_inputs

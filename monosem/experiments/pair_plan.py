@@ -1,15 +1,16 @@
 """Which stages one encoder pair has, what determines the output of each, and what each may cost."""
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from monosem.core.settings import Settings
 from monosem.data.datasets import ImageDataset
 from monosem.encoders.backbones import build_encoder
 from monosem.encoders.pretrain import PretrainSettings
-from monosem.experiments.feature_sets import FEATURE_SETS
+from monosem.experiments.feature_sets import FEATURE_SETS, sources
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS
 from monosem.experiments.stage_cache import Stage
@@ -43,29 +44,36 @@ class PairStages:
 
 def plan_pair(recipe: Recipe, train: ImageDataset, test: ImageDataset, seed: int) -> PairStages:
     """The stages of the pair with this seed, each with all that determines its output."""
-    data = {"train": train.fingerprint, "test": test.fingerprint}
+    pixels = {"mean": train.mean, "std": train.std}
+    data = {"train": train.fingerprint, "test": test.fingerprint, **pixels}
     draws = {"draws": recipe.n_noise, "seed": seed}
-    input_noise = {**recipe.input_noise.model_dump(mode="json"), **draws}
-    label_noise = {**recipe.label_noise.model_dump(mode="json"), **draws}
+    input_noise = {**_facts(recipe.input_noise), **draws}
+    label_noise = {**_facts(recipe.label_noise), **draws, "classes": train.n_classes}
     pretrained, embedded, embedded_noisy = {}, {}, {}
     for name in OBJECTIVES:
-        facts = {"data": train.fingerprint, "seed": seed, **_pretrain_facts(recipe.pretrain, name)}
+        facts = {
+            "data": train.fingerprint,
+            "seed": seed,
+            **pixels,
+            **_pretrain_facts(recipe.pretrain, name),
+        }
         pretrained[name] = Stage(f"pretrain-{name}", facts)
         embedded[name] = Stage(f"embed-{name}", data, [pretrained[name]])
         embedded_noisy[name] = Stage(f"embed-{name}-noisy", {**data, **input_noise}, [pretrained[name]])
-    sae = Stage("sae", {"seed": seed, **recipe.sae.model_dump(mode="json")}, [embedded["simclr"]])
+    sae = Stage("sae", {"seed": seed, **_facts(recipe.sae)}, [embedded["simclr"]])
 
     results = {}
-    clean = [*embedded.values(), sae]
-    probed = [*clean, *embedded_noisy.values()]
     for features in FEATURE_SETS:
-        measured = {"features": features, "seed": seed}
+        read = sources(features)
+        encoders = [name for name in OBJECTIVES if name in read]
+        clean = [*(embedded[name] for name in encoders), *([sae] if "sae" in read else [])]
+        probed = [*clean, *(embedded_noisy[name] for name in encoders)]
+        measured = {"features": features, "seed": seed, "classes": train.n_classes}
         results[features, "measure"] = Stage("measure", measured, clean)
         facts = {**measured, "label_noise": label_noise}
-        results[features, "tuned"] = Stage("tuned", {**facts, **recipe.tuned.model_dump(mode="json")}, probed)
+        results[features, "tuned"] = Stage("tuned", {**facts, **_facts(recipe.tuned)}, probed)
         if recipe.published_on == "all" or features in (BASELINE, *METHODS):
-            settings = recipe.published.model_dump(mode="json")
-            results[features, "published"] = Stage("published", {**facts, **settings}, probed)
+            results[features, "published"] = Stage("published", {**facts, **_facts(recipe.published)}, probed)
     return PairStages(pretrained, embedded, embedded_noisy, sae, results)
 
 
@@ -107,13 +115,21 @@ def _forward_flops(settings: PretrainSettings, data: ImageDataset) -> float:
     """Floating-point operations of one image through the encoder."""
     encoder = build_encoder(settings.encoder, data.images.shape[1], seed=0).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        encoder(data.images[:1].float())
+        encoder(torch.zeros(1, *data.images.shape[1:]))
     return float(counter.get_total_flops())
 
 
 def _pretrain_facts(settings: PretrainSettings, objective: Objective) -> dict[str, object]:
     """The settings that matter for one objective, so that changing NCL's alone finds SimCLR again."""
     of_ncl = {"nonlinearity", "nonnegative_on", "minus_mean_abs"} if objective == "simclr" else set()
-    facts = settings.replace(objective=objective).model_dump(mode="json", exclude=of_ncl)
+    facts = {"objective": objective, **_facts(settings, exclude={"watch_every", *of_ncl})}
     # On a GPU "auto" means another precision: its encoders are not the CPU's.
     return {**facts, "device": "cuda"} if torch.cuda.is_available() else facts
+
+
+def _facts(settings: Settings, exclude: set[str] | None = None) -> dict[str, Any]:
+    """Settings as JSON without those at their defaults, so that a setting that is new finds old stages.
+
+    Whoever changes a default raises the version of the stages that it is for.
+    """
+    return settings.model_dump(mode="json", exclude=exclude, exclude_defaults=True)

@@ -4,12 +4,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pandas as pd
 
-from monosem.core.progress import TimedWatch
+from monosem.core.distributed import this_world
+from monosem.core.errors import Paused
+from monosem.core.progress import PAUSED, TimedWatch
 from monosem.core.run_folder import RunFolder
 from monosem.data.datasets import ImageDataset, load_dataset
 from monosem.experiments.comparisons import Correctness, compare
@@ -41,6 +43,13 @@ class Reading:
     notice: str = ""
 
 
+class Keep(Protocol):
+    """Takes readings worth keeping: "epoch" with the number of the pair, what it is of, and values."""
+
+    def __call__(self, event: str, **values: Any) -> None:
+        """Keep them."""
+
+
 class Step(NamedTuple):
     """A stage of the plan, what it costs, and whether it is there."""
 
@@ -49,14 +58,24 @@ class Step(NamedTuple):
     is_there: bool
 
 
+def _forget(event: str, **values: Any) -> None:
+    """Keep nothing."""
+
+
 class RunWatch(TimedWatch):
     """Turns the progress of single stages into that of the whole run, and pauses it when time is up."""
 
     def __init__(
-        self, stop_after: float | None = None, show: Callable[[Reading], None] = lambda reading: None
+        self,
+        stop_after: float | None = None,
+        show: Callable[[Reading], None] = lambda reading: None,
+        keep: Keep = _forget,
     ):
         super().__init__(stop_after)
         self._show = show
+        self.keep = [keep]
+        """Who is handed the readings worth keeping."""
+        self._pair = 0
         self._stage = ""
         self._total, self._cached, self._before, self._current = 1.0, 0.0, 0.0, 0.0
         self._started = self._stage_started = time.monotonic()
@@ -66,10 +85,10 @@ class RunWatch(TimedWatch):
         self._total, self._cached = max(total, 1e-9), total - missing
         self._started = time.monotonic()
 
-    def begin(self, stage: str, expected: float) -> None:
-        """A stage that is expected to take `expected` seconds starts now."""
+    def begin(self, stage: str, pair: int, expected: float) -> None:
+        """A stage of this pair that is expected to take `expected` seconds starts now."""
         self._before += self._current
-        self._stage, self._current = stage, expected
+        self._stage, self._pair, self._current = stage, pair, expected
         self._stage_started = time.monotonic()
         self.progress(0, 1)
 
@@ -87,6 +106,11 @@ class RunWatch(TimedWatch):
         self._show(
             Reading(self._stage, (self._cached + made) / self._total, max(left, 0.0) * pace, dict(values))
         )
+
+    def record(self, event: str, **values: Any) -> None:
+        """Hand readings of the pair at work to those who keep them."""
+        for keep in self.keep:
+            keep(event, pair=self._pair, **values)
 
     def notice(self, message: str) -> None:
         """Tell the user something that does not end the run."""
@@ -132,30 +156,36 @@ class Experiment:
 def run_recipe(request: Request, watch: RunWatch) -> None:
     """Make every missing stage and write the run folder's manifest, results.csv and comparisons.csv.
 
+    Under `torchrun` or `accelerate launch` all processes train and embed; the main one does the rest.
+
     Raises:
         InputError: the run folder holds another run, or the data is at fault.
         Paused: the time is up; the same request goes on where this one stopped.
     """
     started = time.monotonic()
+    world = this_world()
     experiment = Experiment(request, watch)
-    folder = RunFolder.claim(request.out, request.recipe.model_dump(mode="json"), request.command)
-    seconds = [(experiment.expected_seconds(step), step.is_there) for step in experiment.steps()]
-    watch.plan(sum(s for s, _ in seconds), sum(s for s, is_there in seconds if not is_there))
-    for level in experiment.levels_without_signal():
-        watch.notice(_no_signal(level))
-    for dataset in (experiment.train, experiment.test):
-        if dataset.skipped:
-            watch.notice(f"{len(dataset.skipped)} images did not decode and are left out; see manifest.json")
+    world.wait()  # all have seen the same stages before the first one is made
+    if world.is_main:
+        folder = RunFolder.claim(request.out, request.recipe.model_dump(mode="json"), request.command)
+        watch.keep.append(folder.log)
+        _tell_beforehand(experiment, watch)
     for pair in experiment.pairs:
         for step in experiment.plan[pair.index]:
             if not step.is_there:
                 name = f"pair {pair.index + 1}/{len(experiment.pairs)} {step.stage.name}"
-                watch.begin(name, experiment.expected_seconds(step))
+                watch.begin(name, pair.index, experiment.expected_seconds(step))
             pair.run(step.stage, step.cost.seconds)
             if not step.is_there:
-                folder.log("stage made", stage=step.stage.key, pair=pair.index, seconds=watch.stage_seconds())
-                watch.check()  # after a step, not before: however short the time, something gets done
+                if world.is_main:
+                    seconds = watch.stage_seconds()
+                    folder.log("stage made", stage=step.stage.key, pair=pair.index, seconds=seconds)
+                # After a step, not before: however short the time, something gets done.
+                if world.agreed(watch.should_pause())[0]:
+                    raise Paused(PAUSED)
         pair.release()
+    if not world.is_main:
+        return
     results = pd.concat([table for pair in experiment.pairs for table in pair.results()], ignore_index=True)
     results["dataset"] = experiment.train.name  # stages are found by content, whatever the data was called
     comparisons = compare(results, request.recipe.margin, _correctness(experiment.pairs))
@@ -166,10 +196,22 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     folder.write_manifest(
         request.command,
         tables_complete=True,
+        processes=world.size,
         data=[_describe(experiment.train, "train"), _describe(experiment.test, "test")],
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=_by_kind(experiment.cache.wall_seconds),
     )
+
+
+def _tell_beforehand(experiment: Experiment, watch: RunWatch) -> None:
+    """Tell the watch how much there is to do, and the user what the data or the noise lack."""
+    seconds = [(experiment.expected_seconds(step), step.is_there) for step in experiment.steps()]
+    watch.plan(sum(s for s, _ in seconds), sum(s for s, is_there in seconds if not is_there))
+    for level in experiment.levels_without_signal():
+        watch.notice(_no_signal(level))
+    for dataset in (experiment.train, experiment.test):
+        if dataset.skipped:
+            watch.notice(f"{len(dataset.skipped)} images did not decode and are left out; see manifest.json")
 
 
 def dry_run_lines(request: Request) -> list[str]:

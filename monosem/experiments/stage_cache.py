@@ -61,6 +61,10 @@ class StageCache:
         """Where the output of `stage` lies or will lie."""
         return self.root / stage.key
 
+    def scratch(self, stage: Stage) -> Path:
+        """Where `stage` keeps what must outlive an interruption."""
+        return self.root / "unfinished" / stage.key
+
     def has(self, stage: Stage) -> bool:
         """Whether a complete, undamaged output is there."""
         if stage.key in self._verified:
@@ -91,7 +95,7 @@ class StageCache:
         `output` is an empty folder that becomes the stage's; `scratch` outlives an interruption.
         """
         if not self.has(stage):
-            scratch = self.root / "unfinished" / stage.key
+            scratch = self.scratch(stage)
             with (
                 _stopwatch(scratch.with_suffix(".seconds")) as elapsed,
                 atomic_folder(self.folder(stage)) as draft,
@@ -117,7 +121,9 @@ class StageCache:
 @contextmanager
 def _stopwatch(file: Path) -> Iterator[Callable[[], float]]:
     """Seconds spent in this block and in its earlier, interrupted attempts; `file` keeps them between."""
-    earlier = float(file.read_text()) if file.exists() else 0.0
+    earlier = 0.0
+    with suppress(OSError, ValueError):  # absent, or cut off in the middle by a kill
+        earlier = float(file.read_text())
     started = time.monotonic()
 
     def elapsed() -> float:

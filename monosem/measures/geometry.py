@@ -128,10 +128,12 @@ def knn_accuracy(
     known = torch.from_numpy(check_labels(train_labels, n_train, n_classes))
     truth = torch.from_numpy(check_labels(test_labels, n_test, n_classes))
     bank = torch.cat([torch.nn.functional.normalize(block, dim=1) for _, block in row_blocks(train)])
+    known, truth = known.to(bank.device), truth.to(bank.device)
     correct = 0
     for span, block in row_blocks(test, _PAIR_ROWS):
-        cosine, nearest = (torch.nn.functional.normalize(block, dim=1) @ bank.T).topk(neighbours, dim=1)
-        votes = torch.zeros(len(block), n_classes, dtype=cosine.dtype)
+        unit = torch.nn.functional.normalize(block, dim=1).to(bank.device)
+        cosine, nearest = (unit @ bank.T).topk(neighbours, dim=1)
+        votes = cosine.new_zeros(len(block), n_classes)
         votes.scatter_add_(1, known[nearest], torch.exp((cosine - 1) / temperature))
         correct += int((votes.argmax(dim=1) == truth[span]).sum())
     return correct / n_test

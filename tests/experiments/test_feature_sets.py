@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from monosem.encoders.backbones import EncoderSettings, OutputSettings, build_encoder
-from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, Outputs
+from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, Outputs, sources
 from monosem.measures.geometry import effective_dimension, l0
 from monosem.sparse.sae import SAESettings
 from monosem.sparse.train import fit_sae
@@ -26,7 +26,7 @@ def bank(outputs):
     settings = EncoderSettings(backbone="small_conv", width=2, projector_hidden=4, projector_out=D)
     ncl = build_encoder(settings, 1, seed=0, output=OutputSettings(nonlinearity="rep_relu")).eval()
     sae = fit_sae(outputs["simclr"].train, SAESettings(n_latents=16, k=3, epochs=5, batch_size=50))
-    return FeatureBank(outputs, ncl, sae, seed=0)
+    return FeatureBank(outputs.__getitem__, lambda: ncl, lambda: sae, seed=0)
 
 
 @pytest.mark.parametrize("name", FEATURE_SETS)
@@ -47,7 +47,26 @@ def test_the_methods_are_what_their_names_say(bank, outputs):
     codes = bank.make("sae").train
     assert (codes >= 0).all()
     assert (codes > 0).sum(dim=1).max() <= 3
-    torch.testing.assert_close(bank.make("sae-reconstruction").train, bank.sae.decode(codes))
+    torch.testing.assert_close(bank.make("sae-reconstruction").train, bank.sae().decode(codes))
+
+
+@pytest.mark.parametrize("name", FEATURE_SETS)
+def test_a_set_reads_its_sources_all_of_them_and_no_others(bank, outputs, name):
+    """What a stage's key leaves out must not reach its output."""
+    read = set()
+
+    def note(source, value):
+        read.add(source)
+        return value
+
+    noting = FeatureBank(
+        lambda source: note(source, outputs[source]),
+        lambda: note("ncl", bank._ncl()),
+        lambda: note("sae", bank.sae()),
+        seed=0,
+    )
+    noting.make(name)
+    assert read == sources(name)
 
 
 @pytest.mark.parametrize("method", ["ncl", "sae"])
