@@ -1,13 +1,14 @@
-"""Labelled images in memory, as uint8 with stable sample ids: digits, CIFAR-10/100, image folders."""
+"""Labelled images with stable sample ids, uint8 in memory or left on disk: digits, CIFAR-10/100, folders."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from monosem.core.artifacts import fingerprint_arrays
@@ -15,6 +16,7 @@ from monosem.core.errors import InputError
 from monosem.core.seeding import numpy_stream
 from monosem.core.settings import Settings
 from monosem.data.cifar import CIFAR10, CIFAR100, CifarLayout, read_cifar
+from monosem.data.image_files import ImageFiles
 from monosem.data.image_folder import read_image_folder
 from monosem.data.subsets import stratified_indices
 
@@ -37,34 +39,55 @@ STATISTICS = {
     "cifar100": Statistics((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
     # ImageNet's, as is the custom of the field for natural images.
     "folder": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "imagenet100": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 }
 
 
 class DatasetSettings(Settings):
     """Which images, from where, and how many.
 
-    `root` holds the canonical CIFAR folders, or is the image folder itself; `image_size` (pixels) and
-    `on_bad_image` matter for image folders only. Limits keep a fixed stratified subset of that many samples.
+    `root` holds the canonical CIFAR folders, or is the image folder itself; imagenet100 is an image folder of
+    which 100 of ImageNet's classes are taken (those of Tian et al., Contrastive Multiview Coding, 2020).
+    Limits keep a fixed stratified subset of that many samples. The rest matters for image folders only.
     """
 
-    name: Literal["digits", "cifar10", "cifar100", "folder"]
+    name: Literal["digits", "cifar10", "cifar100", "folder", "imagenet100"]
     root: str | None = None
     download: bool = False
+    classes: str | None = None
+    """A file with the name of one class folder a line; other folders are left alone."""
+    storage: Literal["memory", "disk"] = "memory"
+    """memory: decoded once, as squares of `image_size`, of which training takes its crops. disk: decoded anew
+    whenever needed, and crops are taken from the full-size image."""
     image_size: Annotated[int, Field(ge=8)] = 64
+    """Pixels of a side."""
     on_bad_image: Literal["error", "skip"] = "error"
+    """What is done about files that do not decode. On disk, error finds most of them when they are first
+    needed, skip decodes everything once beforehand."""
+    workers: Annotated[int, Field(ge=0)] | None = None
+    """Processes that decode what is on disk: null for one a CPU, 0 for the main process itself."""
     train_limit: Annotated[int, Field(ge=2)] | None = None
     test_limit: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _folders_only(self) -> Self:
+        if self.storage == "disk" and self.name not in ("folder", "imagenet100"):
+            raise ValueError(f"storage disk is for image folders; {self.name} is always kept in memory")
+        if self.classes is not None and self.name != "folder":
+            raise ValueError(f"classes chooses among the folders of name folder; {self.name} has its own")
+        return self
 
 
 @dataclass(frozen=True)
 class ImageDataset:
     """Images uint8 [N, C, H, W], labels int64 [N] in 0..K-1 and ids int64 [N], unique over both splits.
 
-    `fingerprint` is the hash of all three; `skipped` names the files that did not decode.
+    `fingerprint` is the hash of all three, where `ImageFiles.identity` stands for images on disk; `skipped`
+    names the files that did not decode.
     """
 
     name: str
-    images: Tensor
+    images: Tensor | ImageFiles
     labels: Tensor
     ids: Tensor
     class_names: tuple[str, ...]
@@ -77,7 +100,7 @@ class ImageDataset:
     def from_arrays(
         cls,
         name: str,
-        images: np.ndarray,
+        images: np.ndarray | ImageFiles,
         labels: np.ndarray,
         ids: np.ndarray,
         class_names: tuple[str, ...],
@@ -88,11 +111,13 @@ class ImageDataset:
         """Build from arrays of the shapes above; see the class."""
         return cls(
             name=name,
-            images=torch.from_numpy(np.ascontiguousarray(images)),
+            images=images
+            if isinstance(images, ImageFiles)
+            else torch.from_numpy(np.ascontiguousarray(images)),
             labels=torch.from_numpy(labels.astype(np.int64)),
             ids=torch.from_numpy(ids.astype(np.int64)),
             class_names=class_names,
-            fingerprint=fingerprint_arrays(images, labels, ids),
+            fingerprint=_fingerprint(images, labels, ids),
             licence=licence,
             statistics=statistics,
             skipped=skipped,
@@ -120,8 +145,15 @@ class ImageDataset:
         """The data set of these rows alone (int [M])."""
         index = torch.from_numpy(rows)
         images, labels, ids = self.images[index], self.labels[index], self.ids[index]
-        fingerprint = fingerprint_arrays(images, labels, ids)
+        fingerprint = _fingerprint(images, labels, ids)
         return replace(self, images=images, labels=labels, ids=ids, fingerprint=fingerprint)
+
+
+def _fingerprint(
+    images: np.ndarray | Tensor | ImageFiles, labels: np.ndarray | Tensor, ids: np.ndarray | Tensor
+) -> str:
+    pixels = images.identity() if isinstance(images, ImageFiles) else (images,)
+    return fingerprint_arrays(*pixels, labels, ids)
 
 
 def load_dataset(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]:
@@ -184,20 +216,27 @@ def _load_cifar(settings: DatasetSettings, layout: CifarLayout) -> tuple[ImageDa
 
 
 def _load_folder(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]:
+    name = settings.name
     if settings.root is None:
-        raise InputError("dataset folder: set root to the folder that holds train/<class> and test/<class>")
-    skip_bad = settings.on_bad_image == "skip"
+        raise InputError(f"dataset {name}: set root to the folder that holds train/<class> and test/<class>")
     root = Path(settings.root)
-    train, test, class_names = read_image_folder(root, settings.image_size, skip_bad)
+    train, test, class_names = read_image_folder(
+        root,
+        settings.image_size,
+        settings.on_bad_image == "skip",
+        classes=_chosen_classes(settings),
+        on_disk=settings.storage == "disk",
+        workers=settings.workers,
+    )
     splits = [
         ImageDataset.from_arrays(
-            name=root.resolve().name,
+            name=name if name == "imagenet100" else root.resolve().name,
             images=part.images,
             labels=part.labels,
             ids=first_id + part.positions,
             class_names=class_names,
-            licence="not stated (an image folder)",
-            statistics=STATISTICS["folder"],
+            licence=_FOLDER_LICENCES[name],
+            statistics=STATISTICS[name],
             skipped=part.skipped,
         )
         for part, first_id in ((train, 0), (test, train.n_files))
@@ -205,9 +244,31 @@ def _load_folder(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]
     return splits[0], splits[1]
 
 
+def _chosen_classes(settings: DatasetSettings) -> list[str] | None:
+    """Names of the class folders to take, or None for all."""
+    if settings.name == "imagenet100":
+        return resources.files("monosem.data").joinpath("imagenet100.txt").read_text("utf-8").split()
+    if settings.classes is None:
+        return None
+    try:
+        text = Path(settings.classes).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{settings.classes}: the list of classes cannot be read ({error})") from None
+    names = [line.partition("\t")[0].strip() for line in text.splitlines()]
+    chosen = [name for name in names if name]
+    if not chosen:
+        raise InputError(f"{settings.classes}: lists no classes; write the name of one class folder a line")
+    return chosen
+
+
+_FOLDER_LICENCES = {
+    "folder": "not stated (an image folder)",
+    "imagenet100": "ImageNet's terms of access: non-commercial research and education",
+}
 _LOADERS: dict[str, Callable[[DatasetSettings], tuple[ImageDataset, ImageDataset]]] = {
     "digits": _load_digits,
     "cifar10": lambda settings: _load_cifar(settings, CIFAR10),
     "cifar100": lambda settings: _load_cifar(settings, CIFAR100),
     "folder": _load_folder,
+    "imagenet100": _load_folder,
 }

@@ -1,6 +1,8 @@
 """Data sets as the rest of the library meets them."""
 
 import pickle
+import re
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +12,13 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from monosem.core.artifacts import fingerprint_arrays
 from monosem.core.errors import InputError
 from monosem.core.settings import parse
 from monosem.data import datasets
 from monosem.data.cifar import CifarArrays
 from monosem.data.datasets import DatasetSettings, ImageDataset, load_dataset
+from monosem.data.image_files import ImageFiles
 
 
 def digits(**changes: Any) -> tuple[ImageDataset, ImageDataset]:
@@ -103,6 +107,95 @@ def test_a_skipped_image_moves_no_other_samples_id(tmp_path: Path) -> None:
         load_dataset(settings.replace(on_bad_image="error"))
 
 
+def test_a_folder_on_disk_is_the_same_data_set(tmp_path: Path) -> None:
+    paint_folder(tmp_path)
+    settings = DatasetSettings(name="folder", root=str(tmp_path), image_size=8)
+    for limit in (None, 4):
+        memory = load_dataset(settings.replace(train_limit=limit, test_limit=limit))
+        disk = load_dataset(settings.replace(train_limit=limit, test_limit=limit, storage="disk"))
+        for here, there in zip(memory, disk, strict=True):
+            assert isinstance(there.images, ImageFiles)
+            assert torch.equal(here.labels, there.labels)
+            assert torch.equal(here.ids, there.ids)
+            assert torch.equal(here.ids, torch.from_numpy(there.images.ids))
+            assert torch.equal(torch.cat(list(there.images.blocks(workers=0))), here.images)
+            assert (there.mean, there.std) == (here.mean, here.std)
+            assert here.fingerprint != there.fingerprint
+
+
+def test_the_fingerprint_of_a_folder_in_memory_stays_what_it_was(tmp_path: Path) -> None:
+    # Cached stages lie under it.
+    paint_folder(tmp_path)
+    train, test = load_dataset(DatasetSettings(name="folder", root=str(tmp_path), image_size=8))
+    for split in (train, test):
+        assert split.fingerprint == fingerprint_arrays(split.images, split.labels, split.ids)
+
+
+def test_the_fingerprint_on_disk_sees_files_labels_and_size(tmp_path: Path) -> None:
+    paint_folder(tmp_path)
+    settings = DatasetSettings(name="folder", root=str(tmp_path), image_size=8, storage="disk")
+
+    def fingerprint(**changes: Any) -> str:
+        return load_dataset(settings.replace(**changes))[0].fingerprint
+
+    first = fingerprint()
+    assert fingerprint(workers=3) == first
+    others = [fingerprint(image_size=16), fingerprint(train_limit=4)]
+    (tmp_path / "train/apple/0.png").rename(tmp_path / "train/apple/00.png")
+    others.append(fingerprint())
+    Image.new("RGB", (40, 40), (9, 9, 9)).save(tmp_path / "train/apple/00.png")
+    others.append(fingerprint())
+    assert len({first, *others}) == 5
+
+
+def test_imagenet100_takes_its_classes_from_an_imagenet_folder(tmp_path: Path) -> None:
+    settings = DatasetSettings(name="imagenet100", root=str(tmp_path), image_size=8)
+    image = Image.new("RGB", (9, 9), (200, 100, 0))
+    for split in ("train", "val"):
+        for name in ("n01440764", "n01558993", "n01692333"):  # the first is none of the 100
+            (tmp_path / split / name).mkdir(parents=True)
+            image.save(tmp_path / split / name / "a.JPEG")
+    with pytest.raises(InputError, match=r"196 class folders are missing: train/n01729322, ") as it:
+        load_dataset(settings)
+    assert str(it.value).count("train/") == 10
+    names = resources.files("monosem.data").joinpath("imagenet100.txt").read_text("utf-8").split()
+    for split in ("train", "val"):
+        for name in names:
+            (tmp_path / split / name).mkdir(exist_ok=True)
+            image.save(tmp_path / split / name / "a.JPEG")
+    train, test = load_dataset(settings.replace(storage="disk"))
+    assert train.name == "imagenet100"
+    assert train.class_names == tuple(names)
+    assert train.labels.tolist() == test.labels.tolist() == list(range(100))
+    assert train.mean == datasets.STATISTICS["folder"].mean
+    assert "ImageNet" in train.licence
+
+
+def test_the_list_of_imagenet100_is_whole() -> None:
+    names = resources.files("monosem.data").joinpath("imagenet100.txt").read_text("utf-8").split()
+    assert len(set(names)) == 100
+    assert names == sorted(names)
+    assert all(re.fullmatch(r"n\d{8}", name) for name in names)
+
+
+def test_a_list_of_classes_restricts_a_folder(tmp_path: Path) -> None:
+    paint_folder(tmp_path)
+    for split in ("train", "val"):
+        (tmp_path / split / "fig").mkdir()
+        Image.new("RGB", (9, 9)).save(tmp_path / split / "fig/a.png")
+    names = tmp_path / "names.txt"
+    settings = DatasetSettings(name="folder", root=str(tmp_path), image_size=8, classes=str(names))
+    with pytest.raises(InputError, match=r"names\.txt: the list of classes cannot be read"):
+        load_dataset(settings)
+    names.write_text("\n")
+    with pytest.raises(InputError, match=r"names\.txt: lists no classes"):
+        load_dataset(settings)
+    names.write_text("pear\ta fruit\n\nfig\n")
+    train, _ = load_dataset(settings)
+    assert train.class_names == ("fig", "pear")
+    assert len(train) == 5
+
+
 def test_one_class_only_is_refused(tmp_path: Path) -> None:
     paint_folder(tmp_path)
     for path in tmp_path.glob("*/pear"):
@@ -135,6 +228,9 @@ def test_a_cifar_pickle_that_runs_code_is_refused_through_the_front_door(tmp_pat
         {"name": "digits", "train_limit": 1},
         {"name": "folder", "image_size": 4},
         {"name": "folder", "on_bad_image": "ignore"},
+        {"name": "cifar100", "storage": "disk"},
+        {"name": "imagenet100", "classes": "names.txt"},
+        {"name": "folder", "workers": -1},
     ],
 )
 def test_impossible_settings_are_refused_by_name(tree: dict[str, Any]) -> None:
