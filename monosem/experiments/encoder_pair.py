@@ -154,14 +154,14 @@ class EncoderPair:
         own = self._test.take(np.arange(len(self._test))[self._world.part(len(self._test))])
         blocks = -(-len(own) // EMBED_ROWS)
         outputs: dict[str, list[Tensor]] = {_cell_name(*cell): [] for cell in self._noise_cells}
-        for done, (rows, images) in enumerate(image_blocks(own.images, EMBED_ROWS)):
+        for done, (where, images) in enumerate(image_blocks(own.images, EMBED_ROWS)):
             for level, draw in self._noise_cells:
                 noisy = add_input_noise(
                     images,
                     level,
                     noise_seed(self.seed, draw),
                     kind=kind,
-                    ids=own.ids[rows],
+                    ids=own.ids[where],
                     channel_std=own.std,
                 )
                 z = embed_images(encoder, noisy, own.mean, own.std, device=self._world.device)

@@ -72,6 +72,13 @@ def test_features_equal_a_loop_over_tokens_and_heads(patch_size: int) -> None:
             torch.testing.assert_close(features, naive, rtol=1e-9, atol=1e-11)
 
 
+def test_vit_ti_has_the_published_number_of_parameters() -> None:
+    with torch.device("meta"):
+        vit = VisionTransformer(224, 16, EncoderSettings().width, 3)
+    assert sum(parameter.numel() for parameter in vit.parameters()) == 5_524_416
+    assert vit.out_dim == 192
+
+
 def test_patches_at_other_places_and_other_images_give_other_features() -> None:
     encoder = build_encoder(SMALL, 1, seed=0)
     batch = images(1, 1, 8)
