@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from monosem.core.settings import Settings, parse, read_yaml_mapping, with_overrides
 from monosem.data.datasets import DatasetSettings
@@ -12,6 +12,9 @@ from monosem.experiments.recipe_files import recipe_source
 from monosem.robust.probe import ProbeSettings
 from monosem.robust.ridge import RidgeSettings
 from monosem.sparse.sae import SAESettings
+
+PaperTable = Literal["table1-cifar100", "table1-imagenet100"]
+"""A table of the paper, by the shipped recipe that follows it."""
 
 
 class LabelNoiseGrid(Settings):
@@ -46,6 +49,8 @@ class Recipe(Settings):
     """One experiment: data, encoder pairs, sparse autoencoder, corruptions, probes."""
 
     title: str
+    paper: PaperTable | None = None
+    """Whose numbers stand beside ours in the reports; changes no result."""
     data: DatasetSettings
     seed: int = 0
     """Pair i has seed + i; for an independent repeat, raise it by n_encoders or more."""
@@ -73,6 +78,13 @@ class Recipe(Settings):
         if "objective" in pretrain.model_fields_set:
             raise ValueError("leave `objective` out: each pair has one encoder of either")
         return pretrain
+
+    @field_validator("label_noise")
+    @classmethod
+    def _as_in_the_paper(cls, label_noise: LabelNoiseGrid, others: ValidationInfo) -> LabelNoiseGrid:
+        if others.data.get("paper") and label_noise.kind != "symmetric":
+            raise ValueError("the paper's Table 1 is about symmetric noise; set `paper` to null")
+        return label_noise
 
 
 def _increasing(levels: tuple[float, ...]) -> tuple[float, ...]:

@@ -78,7 +78,7 @@ def test_a_dry_run_lists_stages_time_and_disk_and_does_nothing(tiny, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("run", "no-such-recipe"), "no recipe of this name; shipped are cifar100-small, digits"),
+        (("run", "no-such-recipe"), "no recipe of this name; shipped are cifar100-small, digits, table1-"),
         (("run", "no-such.yaml"), "no readable recipe file"),
         (("run", "tiny.yaml", "--set", "sae.kk=3"), "unknown key `sae.kk`"),
         (("run", "tiny.yaml", "--set", "sae.k=many"), "`sae.k`"),
@@ -168,7 +168,11 @@ def test_debug_shows_where_a_fault_is(tiny, monkeypatch):
 
 def test_the_small_verbs(tiny, capsys):
     assert monosem("list") == 0
-    assert "digits" in capsys.readouterr().out
+    listed = {line.split()[0] for line in capsys.readouterr().out.splitlines()}
+    papers = {
+        f"table1-{data}{variant}" for data in ("cifar100", "imagenet100") for variant in ("", "-published")
+    }
+    assert listed == {"digits", "cifar100-small", *papers}
     assert monosem("show", "digits") == 0
     assert capsys.readouterr().out.startswith("title:")
     assert monosem("doctor") == 0
