@@ -4,9 +4,10 @@ from pathlib import Path
 
 
 def write_reports(run: Path) -> None:
-    """Write `summary.md`, `report.html` and `figures/` of a finished run, from its manifest and tables alone.
+    """Write `summary.md`, `report.html` and `figures/` of a finished run, from its manifest, tables and log.
 
-    With them the run is complete, and its manifest says so.
+    A run that stands beside the paper's Table 1 has `table1.csv` and `table1.tex` too. With the reports the
+    run is complete, and its manifest says so.
 
     Raises:
         InputError: no finished run there.
@@ -15,8 +16,10 @@ def write_reports(run: Path) -> None:
     from monosem.core.artifacts import write_text_atomic
     from monosem.core.run_folder import mark_complete
     from monosem.report.page import write_page
+    from monosem.report.table1 import write_table1
     from monosem.report.tables import summary
 
     write_text_atomic(run / "summary.md", summary(run))
+    write_table1(run)
     write_page(run)
     mark_complete(run)

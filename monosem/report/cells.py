@@ -31,12 +31,16 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """Rows in titled groups under `columns`; `spans` (title, number of columns) stand above the columns."""
+    """Rows in titled groups under `columns`.
+
+    `spans` (title, number of columns) stand above the columns, `corner` above the headings of the rows.
+    """
 
     caption: str
     columns: tuple[str, ...]
     groups: tuple[tuple[str, tuple[Row, ...]], ...]
     spans: tuple[tuple[str, int], ...] = ()
+    corner: str = ""
 
 
 def words(text: str) -> Cell:

@@ -50,10 +50,10 @@ STYLE: Any = {
 
 
 def new_figure(height: float, **grid: Any) -> tuple[Figure, Sequence[Axes]]:
-    """A figure of the common width, `height` in inches, and its panels from left to right."""
+    """A figure of the common width, `height` in inches, and its panels row by row."""
     figure = Figure(figsize=(WIDTH, height), layout="constrained")
-    panels = figure.subplots(1, squeeze=False, **grid)[0]
-    return figure, list(panels)
+    panels = figure.subplots(squeeze=False, **grid)
+    return figure, list(panels.flat)
 
 
 def marks(features: str) -> dict[str, Any]:

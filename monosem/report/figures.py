@@ -1,5 +1,6 @@
 """The figures of a run, from its results and comparisons alone; 95 % intervals, differences in points."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -139,7 +140,7 @@ def monosemanticity_figure(results: pd.DataFrame) -> Figure:
 
 
 def all_figures(results: pd.DataFrame, comparisons: pd.DataFrame) -> dict[str, Figure]:
-    """Every figure of a run by the stem of its file."""
+    """Every figure of results and comparisons by the stem of its file."""
     figures = {}
     for condition in conditions(results):
         figures[f"accuracy-{condition}"] = accuracy_curves(results, condition)
@@ -152,14 +153,14 @@ def all_figures(results: pd.DataFrame, comparisons: pd.DataFrame) -> dict[str, F
     return figures
 
 
-def save_figures(results: pd.DataFrame, comparisons: pd.DataFrame, folder: Path) -> dict[str, str]:
-    """Replace `folder` by every figure of a run as .svg and .png, and return the SVG documents by name.
+def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
+    """Replace `folder` by every figure as .svg and .png, and return the SVG documents by name.
 
-    The same tables give the same bytes.
+    The same figures give the same bytes.
     """
     documents = {}
     with atomic_folder(folder) as draft:
-        for name, figure in all_figures(results, comparisons).items():
+        for name, figure in figures.items():
             documents[name] = svg(figure)
             (draft / f"{name}.svg").write_text(documents[name], encoding="utf-8")
             (draft / f"{name}.png").write_bytes(png(figure))

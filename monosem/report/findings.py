@@ -3,6 +3,7 @@
 Gains, losses, ties and open questions are told in the same words, order and weight; nothing is left out.
 """
 
+import math
 import re
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -27,6 +28,14 @@ from monosem.report.wording import (
 )
 
 _SIGNS = {"helps": "\N{BLACK UP-POINTING TRIANGLE}", "hurts": "\N{BLACK DOWN-POINTING TRIANGLE}", "tie": "="}
+
+_ENDS = (
+    ("loss", "loss", ".3g"),
+    ("active_dimensions", "active dimensions", ",.0f"),
+    ("matched_monosemanticity", "monosemanticity", ".3g"),
+    ("knn_accuracy", "kNN accuracy", ".3g"),
+)
+"""Readings that tell how a pretraining ended: name, title, form."""
 
 
 class Finding(NamedTuple):
@@ -150,6 +159,20 @@ def difference_in_words(comparisons: pd.DataFrame, condition: str) -> str:
         for _, row in worst.iterrows()
     ]
     return f"Points of difference to {feature_name(BASELINE)} at the highest level: {'; '.join(ends)}."
+
+
+def pretraining_in_words(epochs: pd.DataFrame) -> str:
+    """How every encoder's pretraining ended; mean over pairs where there are several."""
+    said = []
+    for of, readings in epochs.groupby("of", sort=False):
+        last = readings.groupby("pair").last().mean(numeric_only=True)
+        parts = [
+            f"{title} {last[name]:{form}}"
+            for name, title, form in _ENDS
+            if name in last and math.isfinite(last[name])
+        ]
+        said.append(f"{feature_name(str(of))} after {counted(last['epoch'], 'epoch')}: {', '.join(parts)}.")
+    return _unbroken(" ".join(said))
 
 
 def _finding(protocol: str, row: "pd.Series[Any]") -> Finding:

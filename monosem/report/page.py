@@ -15,8 +15,11 @@ from monosem.experiments.results import METHODS, conditions
 from monosem.report import findings, page_tables
 from monosem.report.cells import Table
 from monosem.report.figure_style import COLOURS, embeddable
-from monosem.report.figures import save_figures
-from monosem.report.tables import read_run
+from monosem.report.figures import all_figures, save_figures
+from monosem.report.pretraining_figure import encoder_epochs, pretraining_figure
+from monosem.report.run_tables import read_run
+from monosem.report.table1 import notes, side_by_side_table, table1
+from monosem.report.table1_figure import table1_figure
 from monosem.report.wording import METHOD_MEANINGS, MINUS, condition_name, feature_name, points
 
 
@@ -45,17 +48,30 @@ def write_page(run_folder: Path) -> None:
         InputError: no finished run there.
     """
     manifest, results, comparisons = read_run(run_folder)
-    drawings = save_figures(results, comparisons, run_folder / "figures")
-    write_text_atomic(run_folder / "report.html", render_page(manifest, results, comparisons, drawings))
+    figures = all_figures(results, comparisons)
+    beside = table1(manifest, results)
+    if beside is not None:
+        figures["table1"] = table1_figure(beside)
+    epochs = encoder_epochs(run_folder)
+    if not epochs.empty:
+        figures["pretraining"] = pretraining_figure(epochs)
+    drawings = save_figures(figures, run_folder / "figures")
+    page = render_page(manifest, results, comparisons, drawings, epochs)
+    write_text_atomic(run_folder / "report.html", page)
 
 
 def render_page(
-    manifest: dict[str, Any], results: pd.DataFrame, comparisons: pd.DataFrame, drawings: Mapping[str, str]
+    manifest: dict[str, Any],
+    results: pd.DataFrame,
+    comparisons: pd.DataFrame,
+    drawings: Mapping[str, str],
+    epochs: pd.DataFrame,
 ) -> str:
     """The page of one run as HTML that refers to nothing outside itself and runs no script.
 
-    `drawings` are the SVG documents that `save_figures` returns.
+    `drawings` are the SVG documents that `save_figures` returns, `epochs` the readings of `encoder_epochs`.
     """
+    beside = table1(manifest, results)
     environment = Environment(
         loader=PackageLoader("monosem.report"),
         autoescape=True,
@@ -79,6 +95,9 @@ def render_page(
         figures={name: Markup(embeddable(drawing, name)) for name, drawing in drawings.items()},
         curves=list(_curves(results, comparisons)),
         ladders=list(_ladders(results, drawings)),
+        table1=None if beside is None else side_by_side_table(beside),
+        table1_notes=() if beside is None else notes(beside),
+        pretraining=findings.pretraining_in_words(epochs),
         verdicts=page_tables.verdict_table(comparisons),
         monosemanticity=page_tables.monosemanticity_table(results),
         memorised=page_tables.memorised_tables(results),

@@ -4,22 +4,24 @@ Every number comes from results.csv and comparisons.csv. Accuracies are shown in
 """
 
 import textwrap
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from monosem.core.run_folder import open_run
 from monosem.experiments.attribution import attribute, parts_in_words, sentence
 from monosem.experiments.comparisons import (
     GAIN,
     MIN_ENCODERS,
     PRIMARY,
     primary,
-    read_comparisons,
 )
-from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions, read_results
+from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, conditions
+from monosem.report.run_tables import read_run
+from monosem.report.settings_compared import differing
+from monosem.report.table1 import Table1, notes, side_by_side_table, table1
+from monosem.report.table_formats import as_markdown, markdown_table
 from monosem.report.wording import (
     PROTOCOL_TITLES,
     condition_name,
@@ -62,16 +64,10 @@ def verdict_screen(run: Path) -> str:
         lines += ["", _title(results, condition)]
         for method in METHODS:
             lines += _verdict_lines(results, comparisons, condition, method)
-    return "\n".join([*lines, _monosemanticity_line(results), f"Report: {run / 'report.html'}"])
-
-
-def read_run(run: Path) -> tuple[dict[str, Any], pd.DataFrame, pd.DataFrame]:
-    """Manifest, results and comparisons of a finished run.
-
-    Raises:
-        InputError: no finished run there.
-    """
-    return open_run(run), read_results(run / "results.csv"), read_comparisons(run / "comparisons.csv")
+    lines.append(_monosemanticity_line(results))
+    if manifest["recipe"].get("paper"):
+        lines.append(f"Table 1 beside the paper's: {run / 'summary.md'}")
+    return "\n".join([*lines, f"Report: {run / 'report.html'}"])
 
 
 def scope(comparisons: pd.DataFrame) -> str:
@@ -108,6 +104,7 @@ def summary(run: Path) -> str:
             "\n".join(f"- {feature_name(method)}: {text}" for method, text in _sentences(results, condition)),
             _accuracy_table(results, condition),
         ]
+    parts += _beside_the_paper(table1(manifest, results))
     parts += ["## Monosemanticity and geometry", _measures_table(results), _provenance(manifest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -127,16 +124,16 @@ def side_by_side(run_a: Path, run_b: Path) -> str:
         cells = [_short_cell(claim.loc[key]) if key in claim.index else "-" for claim in claims]
         name = f"{feature_name(features)}, {protocol}, {condition_name(condition)}"
         lines.append(f"{name[:41]:41}{cells[0]:>19} {cells[1]:>19}")
-    a, b = (_flat(manifest["recipe"]) for manifest, _, _ in runs)
-    different = [key for key in dict.fromkeys([*a, *b]) if a.get(key) != b.get(key)]
+    different = differing(*(manifest["recipe"] for manifest, _, _ in runs))
     lines += ["", "Settings that differ:" if different else "The settings are the same."]
-    return "\n".join([*lines, *(f"  {key}: {a.get(key)} | {b.get(key)}" for key in different)])
+    return "\n".join([*lines, *(f"  {key}: {a} | {b}" for key, (a, b) in different.items())])
 
 
-def markdown_table(header: Sequence[str], body: Iterable[Sequence[str]]) -> str:
-    """A Markdown table; the first column is left-aligned, the others right-aligned."""
-    rows = [header, ["---", *("---:" for _ in header[1:])], *body]
-    return "\n".join("| " + " | ".join(row) + " |" for row in rows)
+def _beside_the_paper(table: Table1 | None) -> list[str]:
+    if table is None:
+        return []
+    listed = "\n".join(f"- {note}" for note in notes(table))
+    return ["## Beside the paper", as_markdown(side_by_side_table(table)), listed]
 
 
 def _title(results: pd.DataFrame, condition: str) -> str:
@@ -265,10 +262,3 @@ def _provenance(manifest: dict[str, Any]) -> str:
     )
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
     return f"Data: {data}. Versions: {versions}. Recipe {manifest['recipe_hash'][:16]}."
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat

@@ -1,6 +1,8 @@
 """A run that never happened: results as a real one writes them, with known gains, losses, ties and doubts."""
 
+import json
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from monosem.core.artifacts import write_json_atomic
 from monosem.experiments.attribution import RUNGS
 from monosem.experiments.comparisons import Correctness, compare
+from monosem.experiments.recipes import load_recipe
 from monosem.experiments.results import BASELINE, METHODS, PROTOCOLS, rows, write_table
 
 LEVELS = {
@@ -164,6 +167,25 @@ def make_manifest() -> dict[str, Any]:
     }
 
 
+def epoch_lines(n_epochs: int = 20, pairs: int = 1) -> list[str]:
+    """Lines of log.jsonl as a run writes them, kNN accuracy and monosemanticity on some epochs only."""
+    lines = [json.dumps({"time": "2026-01-01T00:00:00+00:00", "event": "stage made", "stage": "x"})]
+    for of, pair in product(("simclr", "ncl", "sae"), range(pairs)):
+        for epoch in range(1, n_epochs + 1):
+            done, ncl = epoch / n_epochs, of == "ncl"
+            line = {"time": "2026-01-01T00:00:00+00:00", "event": "epoch", "of": of, "pair": pair,
+                    "epoch": epoch, "loss": 6.2 - 2.1 * done**0.5 + 0.2 * ncl + 0.03 * pair}  # fmt: skip
+            if of != "sae":
+                line |= {"lr": 0.4 * min(4 * done, (4 - 4 * done) / 3), "alignment": 1.1 - 0.7 * done,
+                         "uniformity": -0.3 - 2.9 * done, "dead_share": 0.6 * done * ncl,
+                         "active_dimensions": 2048 - 1200 * done * ncl,
+                         "sparsity": 0.9 * done**0.3 * ncl}  # fmt: skip
+                if epoch % 5 == 0:
+                    line |= {"knn_accuracy": 0.5 * done, "matched_monosemanticity": (0.1 + 0.2 * ncl) * done}
+            lines.append(json.dumps(line))
+    return lines
+
+
 @pytest.fixture(scope="session", name="make_results")
 def _make_results() -> MakeResults:
     return make_results
@@ -188,4 +210,17 @@ def run_folder(
     write_json_atomic(folder / "manifest.json", make_manifest())
     write_table(results, folder / "results.csv")
     write_table(comparisons, folder / "comparisons.csv")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def paper_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of one encoder pair beside the paper's table, with the log of its pretraining."""
+    folder = tmp_path_factory.mktemp("runs") / "table1"
+    results = make_results(n_encoders=1, published_on="methods")
+    recipe = load_recipe("table1-cifar100", ["pretrain.epochs=20", "data.train_limit=1197"])
+    write_json_atomic(folder / "manifest.json", {**make_manifest(), "recipe": recipe.model_dump(mode="json")})
+    write_table(results, folder / "results.csv")
+    write_table(compare(results, MARGIN), folder / "comparisons.csv")
+    (folder / "log.jsonl").write_text("\n".join(epoch_lines()) + "\n")
     return folder

@@ -1,6 +1,7 @@
 import re
 from collections.abc import Callable
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -11,7 +12,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.text import Text
 from scipy import stats
 
+from monosem.core.artifacts import read_json
 from monosem.experiments.comparisons import compare
+from monosem.experiments.results import read_results
 from monosem.report.figure_style import embeddable, png, svg
 from monosem.report.figures import (
     accuracy_curves,
@@ -20,6 +23,9 @@ from monosem.report.figures import (
     difference_curves,
     monosemanticity_figure,
 )
+from monosem.report.pretraining_figure import encoder_epochs, pretraining_figure
+from monosem.report.table1 import table1
+from monosem.report.table1_figure import table1_figure
 
 LABELS, INPUTS = "label-noise-symmetric", "input-noise-gaussian"
 
@@ -107,8 +113,14 @@ def drawn_texts(figure: Figure) -> list[Text]:
     return [text for text in texts if text.get_visible() and text.get_text() and text not in hidden]
 
 
-def test_nothing_is_cut_and_no_texts_overlap(figures: dict[str, Figure]) -> None:
-    for name, figure in figures.items():
+def test_nothing_is_cut_and_no_texts_overlap(figures: dict[str, Figure], paper_run: Path) -> None:
+    beside = table1(read_json(paper_run / "manifest.json"), read_results(paper_run / "results.csv"))
+    assert beside is not None
+    more = {
+        "table1": table1_figure(beside),
+        "pretraining": pretraining_figure(encoder_epochs(paper_run)),
+    }
+    for name, figure in {**figures, **more}.items():
         figure.draw_without_rendering()
         texts = drawn_texts(figure)
         boxes = [text.get_window_extent() for text in texts]

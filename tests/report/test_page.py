@@ -13,9 +13,11 @@ from monosem.core.artifacts import read_json, write_json_atomic
 from monosem.core.errors import InputError
 from monosem.experiments.attribution import attribute, ladder
 from monosem.experiments.comparisons import compare
+from monosem.experiments.results import read_results
 from monosem.report.findings import findings, limits
 from monosem.report.page import write_page
 from monosem.report.page_tables import attribution_table, verdict_table
+from monosem.report.table1 import table1
 from monosem.report.wording import points
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -183,6 +185,30 @@ def test_levels_without_signal_are_named(results: pd.DataFrame, comparisons: pd.
     dead = results["value"].mask((results["metric"] == "label_signal") & (results["level"] == 0.8), 0.0)
     told = list(limits(results.assign(value=dead), comparisons))
     assert sum("symmetric label noise at 80 % leaves no signal" in limit for limit in told) == 1
+
+
+def test_the_paper_and_the_pretraining_have_sections_where_there_is_something_to_show(
+    html: str, paper_run: Path
+) -> None:
+    for section in ("paper", "pretraining"):
+        assert f'<section id="{section}">' not in html
+        assert f'href="#{section}"' not in html
+    write_page(paper_run)
+    text = (paper_run / "report.html").read_text(encoding="utf-8")
+    test_page_needs_nothing_from_outside(text, Page(text))
+    page = Page(text)
+    for section in ("paper", "pretraining"):
+        assert f'<section id="{section}">' in text
+        assert f"#{section}" in page.links
+    numbers = table1(read_json(paper_run / "manifest.json"), read_results(paper_run / "results.csv"))
+    assert numbers is not None
+    shown = [value for rows in numbers.numbers[["ours", "ours_low", "ours_high", "paper"]].to_numpy()
+             for value in rows if np.isfinite(value)]  # fmt: skip
+    assert sorted(page.values["table1"]) == pytest.approx(sorted(shown), rel=1e-5, abs=1e-6)
+    words = " ".join(page.text).replace("\N{NO-BREAK SPACE}", " ")
+    assert "pretrain.epochs 20 [200]" in words
+    assert "SimCLR after 20 epochs: loss 4.1, active dimensions 2,048, monosemanticity 0.1" in words
+    assert {"table1.svg", "pretraining.png"} <= {path.name for path in (paper_run / "figures").iterdir()}
 
 
 def test_unfinished_runs_have_no_page(run_folder: Path, tmp_path: Path) -> None:

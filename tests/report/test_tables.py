@@ -2,7 +2,7 @@ import pandas as pd
 import pytest
 
 from monosem.core.artifacts import read_json, write_json_atomic
-from monosem.report.tables import markdown_table, side_by_side, summary, verdict_screen
+from monosem.report.tables import side_by_side, summary, verdict_screen
 
 
 def test_the_screen_fits_a_terminal_and_says_every_verdict(run_folder):
@@ -42,10 +42,6 @@ def test_two_runs_side_by_side_name_the_settings_that_differ(run_folder, tmp_pat
     assert f"seed: {manifest['recipe'].get('seed')} | 99" in text
     assert text.count("|") == 1
     assert "The settings are the same." in side_by_side(run_folder, run_folder)
-
-
-def test_markdown_tables_are_rectangular():
-    assert markdown_table(("a", "b"), [("1", "2")]) == "| a | b |\n| --- | ---: |\n| 1 | 2 |"
 
 
 @pytest.mark.parametrize("name", ["results.csv", "comparisons.csv"])
