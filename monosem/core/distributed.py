@@ -87,11 +87,12 @@ def collected(part: Tensor, n: int, world: World) -> Tensor:
     if world.size == 1:
         return part
     largest = -(-n // world.size)
-    padded = torch.cat([part, part.new_zeros(largest - len(part), *part.shape[1:])])
+    padded = torch.cat([part, part.new_zeros(largest - len(part), *part.shape[1:])]).to(world.device)
     parts = [torch.empty_like(padded) for _ in range(world.size)]
     dist.all_gather(parts, padded)
-    sizes = [World(rank, world.size, world.device).part(n) for rank in range(world.size)]
-    return torch.cat([one[: where.stop - where.start] for one, where in zip(parts, sizes, strict=True)])
+    own = [World(rank, world.size, world.device).part(n) for rank in range(world.size)]
+    everything = torch.cat([one[: rows.stop - rows.start] for one, rows in zip(parts, own, strict=True)])
+    return everything.to(part.device)
 
 
 class _GatherRows(torch.autograd.Function):

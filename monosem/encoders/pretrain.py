@@ -147,9 +147,7 @@ class _Run:
         _check_batch(settings, len(train), world)
         if world.size > 1:
             each = settings.batch_size // world.size
-            watch.notice(
-                f"{world.size} processes share batches of {settings.batch_size} images, {each} each"
-            )
+            watch.notice(f"{world.size} processes share batches of {settings.batch_size} images, {each} each")
         self._encoder = build_encoder(settings.encoder, train.images.shape[1], seed, settings.output)
         if world.size > 1:
             synchronise_norms(self._encoder, world.device)
