@@ -54,7 +54,8 @@ def pretraining_figure(epochs: pd.DataFrame) -> Figure:
             axes.plot(lines["epoch"], lines[name], color=colour, linewidth=1.1, alpha=alpha, marker=marker)
         axes.set_title(READINGS[name], fontsize=8.5)
         axes.tick_params(labelsize=7.5)
-        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10]))
+        counts = name == "active_dimensions"
+        axes.yaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=counts))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=5, steps=[1, 2, 5, 10], integer=True))
         axes.grid(axis="y", color=FAINT)
     for axes in panels[len(taken) :]:

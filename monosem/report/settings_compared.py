@@ -54,12 +54,13 @@ def from_the_papers(recipe: dict[str, Any], paper: PaperTable) -> dict[str, tupl
 def departures_in_words(recipe: dict[str, Any], paper: PaperTable) -> str:
     """One sentence: what a run did otherwise than the paper, as far as settings say."""
     found = [
-        f"{key} {_written(ours)} [{_written(papers)}]"
+        f"{key} {_written(ours)} ({_written(papers)})"
         for key, (ours, papers) in from_the_papers(recipe, paper).items()
     ]
     if not found:
         return f"Settings: those of the recipe {paper}, which follows the paper."
-    return f"Settings that differ from the paper's, which stand in brackets: {', '.join(found)}."
+    papers = f"those of the recipe {paper} (in brackets), which follows the paper"
+    return f"Settings that differ from {papers}: {', '.join(found)}."
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

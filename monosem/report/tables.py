@@ -141,7 +141,8 @@ def _title(results: pd.DataFrame, condition: str) -> str:
     levels = results.loc[(results["condition"] == condition) & (results["level"] > 0), "level"]
     low, high = (level_text(condition, level) for level in (levels.min(), levels.max()))
     name = condition_name(condition)
-    return f"{name[0].upper()}{name[1:]} {low.removesuffix(' %')}-{high}"
+    span = high if low == high else f"{low.removesuffix(' %')}-{high}"
+    return f"{name[0].upper()}{name[1:]} {span}"
 
 
 def _difference(row: "pd.Series[Any]") -> str:

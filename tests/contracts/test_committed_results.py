@@ -9,6 +9,7 @@ import pytest
 from monosem.core.artifacts import fingerprint_json
 from monosem.experiments.comparisons import BOOTSTRAP_UNIT, compare
 from monosem.experiments.results import read_results
+from monosem.report.table1 import write_table1
 from monosem.report.tables import summary, verdict_screen
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,17 @@ def test_comparisons_and_summary_follow_from_the_results(run):
     fresh = compare(read_results(run / "results.csv"), manifest["recipe"]["margin"])
     pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
     assert summary(run) == (run / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
+def test_table_1_follows_from_the_results_where_a_run_stands_beside_the_paper(run, tmp_path):
+    for name in ("manifest.json", "results.csv", "comparisons.csv"):
+        (tmp_path / name).write_bytes((run / name).read_bytes())
+    write_table1(tmp_path)
+    for name in ("table1.csv", "table1.tex"):
+        fresh, committed = tmp_path / name, run / name
+        assert fresh.exists() == committed.exists()
+        assert not fresh.exists() or fresh.read_text() == committed.read_text()
 
 
 def test_the_readme_shows_the_real_verdict_of_the_demo():

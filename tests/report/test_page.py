@@ -206,7 +206,7 @@ def test_the_paper_and_the_pretraining_have_sections_where_there_is_something_to
              for value in rows if np.isfinite(value)]  # fmt: skip
     assert sorted(page.values["table1"]) == pytest.approx(sorted(shown), rel=1e-5, abs=1e-6)
     words = " ".join(page.text).replace("\N{NO-BREAK SPACE}", " ")
-    assert "pretrain.epochs 20 [200]" in words
+    assert "pretrain.epochs 20 (200)" in words
     assert "SimCLR after 20 epochs: loss 4.1, active dimensions 2,048, monosemanticity 0.1" in words
     assert {"table1.svg", "pretraining.png"} <= {path.name for path in (paper_run / "figures").iterdir()}
 

@@ -33,8 +33,10 @@ def test_a_small_run_says_what_it_is():
         "sae.k": (32, 256),
     }
     said = departures_in_words(small, CIFAR)
-    assert said.startswith("Settings that differ from the paper's, which stand in brackets: ")
-    assert "data.train_limit 5000 [none], pretrain.encoder.width 16 [64], pretrain.epochs 8 [200]" in said
+    assert said.startswith(
+        "Settings that differ from those of the recipe table1-cifar100 (in brackets), which"
+    )
+    assert "data.train_limit 5000 (none), pretrain.encoder.width 16 (64), pretrain.epochs 8 (200)" in said
 
 
 def test_the_published_variant_names_what_the_code_does_differently():

@@ -140,8 +140,8 @@ def test_files_screen_and_summary(paper_run, run_folder, tmp_path):
     assert len(written) == 5 * 10
     text = summary(paper_run)
     assert "## Beside the paper" in text
-    assert "pretrain.epochs 20 [200]" in text
-    assert "data.train_limit 1197 [none]" in text
+    assert "pretrain.epochs 20 (200)" in text
+    assert "data.train_limit 1197 (none)" in text
     for _, number in written.query("quantity == 'accuracy' and ours.notna()").iterrows():
         assert f"| {100 * number['ours']:.1f} ({100 * number['ours_low']:.1f} to " in text
     latex = (paper_run / "table1.tex").read_text()

@@ -2,6 +2,8 @@ import pandas as pd
 import pytest
 
 from monosem.core.artifacts import read_json, write_json_atomic
+from monosem.experiments.comparisons import compare
+from monosem.experiments.results import write_table
 from monosem.report.tables import side_by_side, summary, verdict_screen
 
 
@@ -42,6 +44,15 @@ def test_two_runs_side_by_side_name_the_settings_that_differ(run_folder, tmp_pat
     assert f"seed: {manifest['recipe'].get('seed')} | 99" in text
     assert text.count("|") == 1
     assert "The settings are the same." in side_by_side(run_folder, run_folder)
+
+
+def test_one_level_is_no_range(run_folder, tmp_path):
+    results = pd.read_csv(run_folder / "results.csv").query("level in (0, 0.4)")
+    write_table(results, tmp_path / "results.csv")
+    write_table(compare(results, 0.01), tmp_path / "comparisons.csv")
+    write_json_atomic(tmp_path / "manifest.json", read_json(run_folder / "manifest.json"))
+    lines = verdict_screen(tmp_path).splitlines()
+    assert {"Symmetric label noise 40 %", "Gaussian input noise 0.4"} <= set(lines)
 
 
 @pytest.mark.parametrize("name", ["results.csv", "comparisons.csv"])
