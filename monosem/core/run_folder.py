@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from monosem import __version__
-from monosem.core.artifacts import append_line, fingerprint_json, read_json, write_json_atomic
+from monosem.core.artifacts import append_line, read_json, write_json_atomic
 from monosem.core.errors import InputError
 
 _VERSIONS_OF = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
@@ -20,19 +20,23 @@ _VERSIONS_OF = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
 
 @dataclass(frozen=True)
 class RunFolder:
-    """`path` holds one run of one resolved recipe; `manifest.json` says which and whether it is complete."""
+    """`path` holds one run of one resolved recipe; `manifest.json` says which and whether it is complete.
+
+    `recipe_hash` is over what decides the numbers, which may be less than the whole `recipe`.
+    """
 
     path: Path
     recipe: dict[str, Any]
+    recipe_hash: str
 
     @classmethod
-    def claim(cls, path: Path, recipe: dict[str, Any], command: str) -> "RunFolder":
+    def claim(cls, path: Path, recipe: dict[str, Any], recipe_hash: str, command: str) -> "RunFolder":
         """Take `path` for this recipe: new, or an earlier, perhaps unfinished, run of the same recipe.
 
         Raises:
             InputError: the folder holds another run or other files.
         """
-        folder = cls(path, recipe)
+        folder = cls(path, recipe, recipe_hash)
         if (path / "manifest.json").exists():
             if read_json(path / "manifest.json").get("recipe_hash") != folder.recipe_hash:
                 raise InputError(
@@ -42,11 +46,6 @@ class RunFolder:
             raise InputError(f"{path}: is not empty and holds no run; give another folder with --out DIR")
         folder.write_manifest(command)
         return folder
-
-    @property
-    def recipe_hash(self) -> str:
-        """SHA-256 of the resolved recipe."""
-        return fingerprint_json(self.recipe)
 
     def write_manifest(self, command: str, **facts: Any) -> None:
         """Write `manifest.json` with the recipe, versions and machine, and `facts`, as not complete yet."""

@@ -97,9 +97,7 @@ def published_protocol(
     checkpoint: Path | None = None,
 ) -> Outcome:
     """The paper's protocol: gradient-trained probes with fixed settings, all cells as one batched problem."""
-    probes = train_probes(
-        train, noisy.labels, noisy.n_classes, settings, seed, watch, checkpoint=checkpoint
-    )
+    probes = train_probes(train, noisy.labels, noisy.n_classes, settings, seed, watch, checkpoint=checkpoint)
     on_noisy_inputs = [probes[:1].predict(features)[0] for features in test.noisy]
     return _outcome(
         "published", noisy, test, probes.predict(train), probes.predict(test.clean), on_noisy_inputs

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
+from monosem.core.artifacts import fingerprint_json
 from monosem.core.settings import Settings, parse, read_yaml_mapping, with_overrides
 from monosem.data.datasets import DatasetSettings
 from monosem.encoders.pretrain import PretrainSettings
@@ -71,6 +72,15 @@ class Recipe(Settings):
     input_noise: InputNoiseGrid = InputNoiseGrid()
     margin: float = Field(0.01, gt=0)
     """A difference whose interval lies within +-margin (accuracy, 0.01 is one point) is a tie."""
+
+    @property
+    def hash(self) -> str:
+        """SHA-256 of what decides the numbers: not where files lie whose content is checked anyway."""
+        tree = self.model_dump(mode="json")
+        del tree["data"]["download"]
+        if self.data.name in ("digits", "cifar10", "cifar100"):
+            del tree["data"]["root"]
+        return fingerprint_json(tree)
 
     @field_validator("pretrain")
     @classmethod

@@ -167,7 +167,8 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     experiment = Experiment(request, watch)
     world.wait()  # all have seen the same stages before the first one is made
     if world.is_main:
-        folder = RunFolder.claim(request.out, request.recipe.model_dump(mode="json"), request.command)
+        recipe = request.recipe
+        folder = RunFolder.claim(request.out, recipe.model_dump(mode="json"), recipe.hash, request.command)
         watch.keep.append(folder.log)
         _tell_beforehand(experiment, watch)
     for pair in experiment.pairs:

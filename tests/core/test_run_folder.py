@@ -8,7 +8,7 @@ RECIPE = {"seed": 0}
 
 
 def test_a_run_says_that_it_is_not_complete_until_it_is(tmp_path):
-    run = RunFolder.claim(tmp_path / "run", RECIPE, "monosem run x")
+    run = RunFolder.claim(tmp_path / "run", RECIPE, "hash", "monosem run x")
     with pytest.raises(InputError, match="not complete; finish it with: monosem run x"):
         open_run(tmp_path / "run")
     run.write_manifest("monosem run x", tables_complete=True, wall_seconds_total=1.5)
@@ -22,17 +22,17 @@ def test_a_run_says_that_it_is_not_complete_until_it_is(tmp_path):
 
 
 def test_the_same_recipe_may_go_on_and_another_may_not(tmp_path):
-    first = RunFolder.claim(tmp_path, RECIPE, "a")
-    assert RunFolder.claim(tmp_path, RECIPE, "b").recipe_hash == first.recipe_hash
+    first = RunFolder.claim(tmp_path, RECIPE, "hash", "a")
+    assert RunFolder.claim(tmp_path, {"moved": True}, "hash", "b").recipe_hash == first.recipe_hash
     with pytest.raises(InputError, match="another run"):
-        RunFolder.claim(tmp_path, {"seed": 1}, "c")
+        RunFolder.claim(tmp_path, {"seed": 1}, "other", "c")
     assert read_json(tmp_path / "manifest.json")["command"] == "b"
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(InputError, match="not empty"):
-        RunFolder.claim(tmp_path, RECIPE, "a")
+        RunFolder.claim(tmp_path, RECIPE, "hash", "a")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(InputError, match="no run folder"):
         open_run(tmp_path)

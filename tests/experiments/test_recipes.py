@@ -92,3 +92,13 @@ def test_the_papers_table_is_about_symmetric_noise():
     assert free.label_noise.kind == "asymmetric"
     with pytest.raises(InputError, match="`paper`"):
         load_recipe("table1-cifar100", ["paper=table7"])
+
+
+def test_a_recipe_is_the_same_wherever_checked_files_lie_and_another_where_folders_do():
+    def hashes(name, *overrides):
+        return [load_recipe(name).hash, load_recipe(name, overrides).hash]
+
+    same = hashes("cifar100-small", "data.root=elsewhere", "data.download=true")
+    assert same[0] == same[1]
+    assert len(set(hashes("cifar100-small", "seed=1"))) == 2
+    assert len(set(hashes("table1-imagenet100", "data.root=elsewhere"))) == 2
