@@ -77,8 +77,10 @@ def list_recipes() -> None:
     """List the recipes that come with monosem."""
     from monosem.experiments.recipe_files import recipe_titles
 
-    for name, title in recipe_titles().items():
-        print(f"{name:18} {title}")
+    titles = recipe_titles()
+    width = max(map(len, titles))
+    for name, title in titles.items():
+        print(f"{name:{width}} {title}")
 
 
 @app.command()
@@ -134,6 +136,7 @@ def _run(request: "Request", stop_after: float | None, track: bool, dry_run: boo
     from monosem.experiments.run import RunWatch, dry_run_lines, run_recipe
     from monosem.report import tables, write_reports
     from monosem.report.console import progress_display
+    from monosem.report.tensorboard import training_curves
 
     if dry_run:
         print("\n".join(dry_run_lines(request)))
@@ -141,15 +144,16 @@ def _run(request: "Request", stop_after: float | None, track: bool, dry_run: boo
     if not this_world().is_main:  # one process shows and reports for all
         run_recipe(request, RunWatch())
         return
-    with progress_display() as display:
-        run_recipe(request, RunWatch(stop_after, display))
+    with progress_display() as display, training_curves(request.out, track) as curves:
+        run_recipe(request, RunWatch(stop_after, display, curves))
         write_reports(request.out)
     print(tables.verdict_screen(request.out))
 
 
 def _command_line() -> str:
     """The command that makes this run, as it can be typed again: without what only steers the session."""
-    words = [word for word in sys.argv[1:] if word != "--debug" and not word.startswith("--stop-after=")]
+    passing = ("--debug", "--track")
+    words = [word for word in sys.argv[1:] if word not in passing and not word.startswith("--stop-after=")]
     if "--stop-after" in words:
         at = words.index("--stop-after")
         del words[at : at + 2]

@@ -25,7 +25,7 @@ from monosem.data.view_batches import view_batches
 from monosem.data.views import ViewSettings
 from monosem.encoders.backbones import Encoder, EncoderSettings, OutputSettings, build_encoder
 from monosem.encoders.collapse import explain_collapse
-from monosem.encoders.contrastive_loss import NonnegativeOn, nonnegative_nt_xent, nt_xent
+from monosem.encoders.contrastive_loss import NonnegativeOn, nonnegative_nt_xent, nt_xent, unit_rows
 from monosem.encoders.contrastive_step import ContrastiveStep, Loss
 from monosem.encoders.label_readings import LabelReadings
 from monosem.encoders.optim import OPTIMIZERS, OptimizerName, warmup_cosine
@@ -48,7 +48,8 @@ class PretrainSettings(Settings):
     nonlinearity: NonlinearityName = "rep_relu"
     nonnegative_on: NonnegativeOn = "normalised"
     minus_mean_abs: bool = False
-    """Subtract mean |feature| from the NCL loss, as the published code does and the paper does not say."""
+    """Subtract the mean of |feature|, features scaled to unit length, from the NCL loss: the published code does,
+    the paper does not say."""
     epochs: Annotated[int, Field(ge=1)] = 200
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per step over all processes; the loss sees two views of each and every other image of the batch.
@@ -311,7 +312,8 @@ def objective_loss(settings: PretrainSettings, encoder: Encoder) -> Loss:
             z0, z1, settings.temperature, settings.nonlinearity, settings.nonnegative_on
         )
         if settings.minus_mean_abs:
-            loss = loss - encoder.features(torch.cat([z0, z1]).float()).abs().mean()
+            features = encoder.features(torch.cat([z0, z1]).float())
+            loss = loss - unit_rows(features).abs().mean()
         return loss
 
     return ncl

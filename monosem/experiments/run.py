@@ -58,7 +58,7 @@ class Step(NamedTuple):
     is_there: bool
 
 
-def _forget(event: str, **values: Any) -> None:
+def forget(event: str, **values: Any) -> None:
     """Keep nothing."""
 
 
@@ -69,7 +69,7 @@ class RunWatch(TimedWatch):
         self,
         stop_after: float | None = None,
         show: Callable[[Reading], None] = lambda reading: None,
-        keep: Keep = _forget,
+        keep: Keep = forget,
     ):
         super().__init__(stop_after)
         self._show = show

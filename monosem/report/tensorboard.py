@@ -1,9 +1,29 @@
 """The readings of training as event files that TensorBoard shows while a run goes on (extra `track`)."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from monosem.core.errors import InputError
+from monosem.experiments.run import Keep, forget
+
+
+@contextmanager
+def training_curves(run: Path, wanted: bool) -> Iterator[Keep]:
+    """What keeps a run's readings under RUN/tensorboard for as long as the block lasts, if that is wanted.
+
+    Raises:
+        InputError: it is, and TensorBoard is not installed.
+    """
+    if not wanted:
+        yield forget
+        return
+    recorder = TensorBoardRecorder(run / "tensorboard")
+    try:
+        yield recorder.record
+    finally:
+        recorder.close()
 
 
 class TensorBoardRecorder:

@@ -97,6 +97,8 @@ def points(value: float, digits: int = 1) -> str:
 
 def interval(low: float, high: float, digits: int = 1) -> str:
     """An interval of differences in points: "-0.4 to +1.2"."""
+    if math.isinf(low):  # one replicate has no spread
+        return "no interval"
     return NO_VALUE if math.isnan(low) else f"{points(low, digits)} to {points(high, digits)}"
 
 

@@ -10,7 +10,7 @@ from monosem.core.errors import InputError, MonosemError, Paused
 from monosem.core.progress import SilentWatch
 from monosem.data.datasets import ImageDataset
 from monosem.encoders.backbones import Encoder, build_encoder
-from monosem.encoders.pretrain import PretrainSettings, pretrain
+from monosem.encoders.pretrain import PretrainSettings, objective_loss, pretrain
 
 
 class PauseAlways(SilentWatch):
@@ -218,6 +218,17 @@ def test_bf16_on_the_cpu_follows_float32(few_digits: ImageDataset, tiny: Pretrai
     )
     assert rounded != exact
     assert [epoch["loss"] for epoch in rounded] == pytest.approx([epoch["loss"] for epoch in exact], rel=0.05)
+
+
+def test_the_published_extra_term_is_bounded_whatever_the_outputs_length(tiny: PretrainSettings) -> None:
+    settings = tiny.replace(objective="ncl", nonnegative_on="raw", minus_mean_abs=True)
+    z = torch.randn(2, 6, 32, generator=torch.Generator().manual_seed(0))
+    loss = objective_loss(settings, build_encoder(settings.encoder, 1, 0, settings.output))
+    positive = [view.relu() for view in z]
+    extra = torch.stack([row / row.norm() for view in positive for row in view]).mean()
+    plain = objective_loss(settings.replace(minus_mean_abs=False), build_encoder(settings.encoder, 1, 0))
+    torch.testing.assert_close(loss(*z), plain(*z) - extra)
+    torch.testing.assert_close(loss(*(1000 * z)), loss(*z))
 
 
 def test_many_dead_dimensions_are_told_once_and_at_once(

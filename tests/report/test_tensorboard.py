@@ -3,7 +3,7 @@ import sys
 import pytest
 
 from monosem.core.errors import InputError
-from monosem.report.tensorboard import TensorBoardRecorder
+from monosem.report.tensorboard import TensorBoardRecorder, training_curves
 
 
 def test_without_tensorboard_the_message_names_the_extra(tmp_path, monkeypatch):
@@ -41,3 +41,12 @@ def test_an_epoch_s_readings_can_be_read_back(tmp_path):
         later.record("epoch", of="simclr", pair=0, epoch=epoch, loss=1.0)
     later.close()
     assert scalars(tmp_path / "tensorboard" / "pair-1-simclr")["loss"] == {1: 5.0, 2: 2.5, 3: 1.0, 4: 1.0}
+
+
+def test_curves_are_written_only_where_they_are_wanted(tmp_path):
+    with training_curves(tmp_path, wanted=False) as keep:
+        keep("epoch", of="ncl", pair=0, epoch=1, loss=1.0)
+    assert not list(tmp_path.iterdir())
+    with training_curves(tmp_path, wanted=True) as keep:
+        keep("epoch", of="ncl", pair=0, epoch=1, loss=1.0)
+    assert [path.name for path in (tmp_path / "tensorboard").iterdir()] == ["pair-1-ncl"]
