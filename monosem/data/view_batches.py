@@ -18,7 +18,7 @@ def view_batches(
     crops: tuple[int, int],
     part: slice = slice(None),
 ) -> Iterator[Tensor]:
-    """First views, then second views, of every batch: float32 [2n, C, S, S] in 0..1 on the generator's device.
+    """First, then second views of every batch: float32 [2n, C, S, S] in 0..1 on the generator's device.
 
     Parameters are drawn for whole batches whatever `part` of them is made, so that several processes
     together see exactly what one would.

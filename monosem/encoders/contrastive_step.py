@@ -111,7 +111,7 @@ class ContrastiveStep:
 
 @contextmanager
 def _still_norms(module: nn.Module) -> Iterator[None]:
-    """Batch norms normalise by their batch, as in training, but do not count it in their running statistics."""
+    """Batch norms normalise by their batch, as in training, but keep it out of their running statistics."""
     counting = [
         child for child in module.modules() if isinstance(child, _BatchNorm) and child.track_running_stats
     ]

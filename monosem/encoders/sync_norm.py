@@ -34,7 +34,7 @@ class _SyncBatchNorm(nn.BatchNorm2d):
 
 
 def synchronise_norms(module: nn.Module, device: torch.device) -> None:
-    """Make every batch norm inside the module work over all processes; parameters and buffers stay its own."""
+    """Make every batch norm inside the module work over all processes; its parameters and buffers stay."""
     if device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
         return

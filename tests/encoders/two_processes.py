@@ -31,7 +31,7 @@ RATE = 10.0
 
 
 def gradients(settings: PretrainSettings, *, norms_stand_still: bool) -> dict[str, torch.Tensor]:
-    """The gradient of the joint batch's loss in every parameter, read off one SGD step; running statistics."""
+    """The gradient of the joint batch's loss in each parameter, read off an SGD step; running statistics."""
     world = this_world()
     train, _ = load_dataset(DatasetSettings(name="digits", train_limit=64))
     encoder = build_encoder(settings.encoder, 1, seed=0, output=settings.output).double().train()
