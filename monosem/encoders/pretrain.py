@@ -48,8 +48,8 @@ class PretrainSettings(Settings):
     nonlinearity: NonlinearityName = "rep_relu"
     nonnegative_on: NonnegativeOn = "normalised"
     minus_mean_abs: bool = False
-    """Subtract the mean of |feature| (of unit-length features) from the NCL loss, as the published code does and
-    the paper does not say."""
+    """Subtract the mean of |feature|, of features of unit length, from the NCL loss: the published code does, the
+    paper does not say."""
     epochs: Annotated[int, Field(ge=1)] = 200
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per step over all processes; the loss sees two views of each and every other image of the batch.
