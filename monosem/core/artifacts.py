@@ -20,7 +20,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from monosem.core.drafts import at_work_on, draft_names, flush, flush_name
+from monosem.core.drafts import draft_names, flush, flush_name, new_draft
 from monosem.core.errors import InputError, MonosemError
 
 _CHECKSUMS = "checksums.json"
@@ -38,8 +38,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     draft, replaced = draft_names(path)
     try:
         with _explained(path):
-            draft.mkdir(parents=True)
-            with at_work_on(draft):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_draft(draft, Path.mkdir):
                 yield draft
                 write_json_atomic(draft / _CHECKSUMS, _digests(draft))
                 flush(draft)
@@ -152,8 +152,7 @@ def _atomic_file(path: Path) -> Iterator[Path]:
     try:
         with _explained(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            draft.touch()
-            with at_work_on(draft):
+            with new_draft(draft, Path.touch):
                 yield draft
                 flush(draft)
                 draft.replace(path)

@@ -8,7 +8,7 @@ import os
 import shutil
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +16,7 @@ from pathlib import Path
 if sys.platform != "win32":  # there drafts carry no lock, and those of killed writers stay
     import fcntl
 
+_UNIQUE = "[0-9a-f]" * 8
 _FLUSHED_AT_ONCE = 8
 """A disk takes about as long for eight small files as for one."""
 
@@ -27,15 +28,19 @@ def draft_names(path: Path) -> tuple[Path, Path]:
 
 
 @contextmanager
-def at_work_on(draft: Path) -> Iterator[None]:
-    """Hold the lock on a draft, a file or a folder, for as long as the block and this process last."""
+def new_draft(draft: Path, make: Callable[[Path], object]) -> Iterator[None]:
+    """Let `make` make a draft, file or folder, and hold its lock while the block and this process last."""
     if sys.platform == "win32":
+        make(draft)
         yield
         return
-    descriptor = os.open(draft, os.O_RDONLY)
+    unlocked = draft.with_suffix(".new")  # which no sweep looks for
+    make(unlocked)
+    descriptor = os.open(unlocked, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        unlocked.rename(draft)
         yield
     finally:
         os.close(descriptor)
@@ -46,7 +51,7 @@ def sweep_drafts(folder: Path) -> None:
 
     A folder whose replacement was cut short between its two renames is put back.
     """
-    for replaced in folder.glob(".*.replaced"):
+    for replaced in folder.glob(f".*.{_UNIQUE}.replaced"):
         draft, path = replaced.with_suffix(".draft"), folder / replaced.name[1:].rsplit(".", 2)[0]
         if draft.exists() and not _is_abandoned(draft):
             continue
@@ -54,7 +59,7 @@ def sweep_drafts(folder: Path) -> None:
             shutil.rmtree(replaced, ignore_errors=True)
         else:
             replaced.rename(path)
-    for draft in folder.glob(".*.draft"):
+    for draft in folder.glob(f".*.{_UNIQUE}.draft"):
         if not _is_abandoned(draft):
             continue
         if draft.is_dir():

@@ -150,7 +150,10 @@ def test_a_kill_inside_a_save_loses_nothing(
     if moment == "half written":
         monkeypatch.setattr(checkpoints, "write_json_atomic", killed)
     elif moment == "before its name":
-        monkeypatch.setattr(Path, "rename", killed)
+        rename = Path.rename
+        monkeypatch.setattr(
+            Path, "rename", lambda self, to: killed() if to.name.isdecimal() else rename(self, to)
+        )
     else:
         monkeypatch.setattr(checkpoints.shutil, "rmtree", killed)
     with pytest.raises(KilledError):

@@ -11,12 +11,10 @@ from monosem.core.drafts import sweep_drafts
 WRITER = """
 import sys, time
 from pathlib import Path
-from monosem.core.drafts import at_work_on, draft_names
+from monosem.core.drafts import draft_names, new_draft
 folder, _ = draft_names(Path(sys.argv[1], "a.folder"))
 file, _ = draft_names(Path(sys.argv[1], "a.file"))
-folder.mkdir()
-file.touch()
-with at_work_on(folder), at_work_on(file):
+with new_draft(folder, Path.mkdir), new_draft(file, Path.touch):
     print("at work", flush=True)
     time.sleep(60)
 """
@@ -47,7 +45,7 @@ def test_what_this_process_writes_is_locked_until_it_has_its_name(tmp_path: Path
 
 
 def test_nothing_but_drafts_is_swept(tmp_path: Path) -> None:
-    for name in (".hidden", "my.draft", ".gitignore"):
+    for name in (".my.draft", "my.01234567.draft", ".gitignore"):
         (tmp_path / name).write_text("mine")
     sweep_drafts(tmp_path)
     sweep_drafts(tmp_path / "nowhere")
