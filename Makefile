@@ -1,4 +1,4 @@
-# Both targets set up `.venv` on first use and again whenever pyproject.toml or constraints.txt changed.
+# All targets set up `.venv` with the extras that tests use, on first use and whenever one of these files changed.
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -13,10 +13,10 @@ test: .venv/ready
 lint: .venv/ready
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: Makefile pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is needed; give one with make PYTHON=python3.11")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,llm,track]'
 	@touch $@
 
 clean:

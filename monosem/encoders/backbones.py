@@ -22,10 +22,13 @@ from monosem.core.seeding import torch_stream
 from monosem.core.settings import Settings, parse
 from monosem.encoders.contrastive_loss import NonnegativeOn, unit_rows
 from monosem.encoders.convnets import ConvNet, StemName, resnet, small_conv
+from monosem.encoders.huggingface import HuggingFaceModel, new_model, stored_model
 from monosem.encoders.vit import VisionTransformer
 
-BackboneName = Literal["small_conv", "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny"]
-Backbone = ConvNet | VisionTransformer
+BackboneName = Literal[
+    "small_conv", "resnet18", "resnet34", "resnet50", "resnet101", "vit_tiny", "huggingface"
+]
+Backbone = ConvNet | VisionTransformer | HuggingFaceModel
 """What takes images [N, C, H, W] to features [N, out_dim]."""
 
 
@@ -33,7 +36,8 @@ class EncoderSettings(Settings):
     """Shape of an encoder.
 
     The backbone puts out 8 * width features, resnet50 and resnet101 32 * width, vit_tiny 3 * width; the
-    projector `projector_out`. `stem` concerns the convnets, `image_size` and `patch_size` vit_tiny.
+    projector `projector_out`. `stem` concerns the convnets, `image_size` and `patch_size` vit_tiny. A model
+    of Hugging Face has its own shape; only the projector is set here.
     """
 
     backbone: BackboneName = "resnet18"
@@ -44,11 +48,19 @@ class EncoderSettings(Settings):
     image_size: Annotated[int, Field(ge=1)] = 32
     """Height and width of the images in pixels, which a ViT's positions are made for."""
     patch_size: Annotated[int, Field(ge=1)] = 4
+    hf_model: str | None = None
+    """For backbone huggingface: a vision model's id on the hub, or a local folder."""
+    pretrained: bool = False
+    """Start from the weights of `hf_model` instead of its random initialisation."""
     projector_hidden: Annotated[int, Field(ge=1)] = 16384
     projector_out: Annotated[int, Field(ge=1)] = 2048
 
     @model_validator(mode="after")
-    def _whole_patches(self) -> Self:
+    def _fitting(self) -> Self:
+        if self.backbone == "huggingface" and self.hf_model is None:
+            raise ValueError("backbone huggingface needs hf_model, a model's id on the hub or a local folder")
+        if self.backbone != "huggingface" and (self.hf_model is not None or self.pretrained):
+            raise ValueError(f"hf_model and pretrained belong to backbone huggingface, not {self.backbone}")
         if self.backbone == "vit_tiny" and self.image_size % self.patch_size:
             raise ValueError(f"image_size {self.image_size} is no multiple of patch_size {self.patch_size}")
         return self
@@ -64,12 +76,14 @@ class OutputSettings(Settings):
 class Encoder(nn.Module):
     """Backbone and projector (Linear, ReLU, Linear; A.1 of the paper), and what its features are."""
 
-    def __init__(self, settings: EncoderSettings, in_channels: int, output: OutputSettings) -> None:
+    def __init__(
+        self, settings: EncoderSettings, in_channels: int, output: OutputSettings, backbone: Backbone
+    ) -> None:
         super().__init__()
         self.settings = settings
         self.in_channels = in_channels
         self.output = output
-        self.backbone = _backbone(settings, in_channels)
+        self.backbone = backbone
         self.projector = nn.Sequential(
             nn.Linear(self.backbone.out_dim, settings.projector_hidden),
             nn.ReLU(inplace=True),
@@ -109,9 +123,14 @@ def build_encoder(
     Encoders of one seed that differ in `output` start from the same weights. Torch's global generator is
     neither used nor moved.
     """
-    encoder = _empty_encoder(settings, in_channels, output or OutputSettings())
     generator = torch_stream(seed, "init")
-    encoder.backbone.initialise(generator)
+    backbone: Backbone
+    if settings.hf_model is not None:
+        backbone = new_model(settings.hf_model, in_channels, generator, pretrained=settings.pretrained)
+    else:
+        backbone = _empty_backbone(settings, in_channels)
+        backbone.initialise(generator)
+    encoder = _with_empty_projector(settings, in_channels, output or OutputSettings(), backbone)
     for module in encoder.projector:
         if isinstance(module, nn.Linear):
             bound = 1.0 / math.sqrt(module.in_features)
@@ -121,30 +140,39 @@ def build_encoder(
 
 
 def save_encoder(path: Path, encoder: Encoder) -> None:
-    """Write the encoder as a sealed folder: config.json and weights.safetensors."""
+    """Write the encoder as a sealed folder: its configuration as JSON and weights.safetensors."""
     with atomic_folder(path) as draft:
         config = {
             "encoder": encoder.settings.model_dump(mode="json"),
             "in_channels": encoder.in_channels,
             "output": encoder.output.model_dump(mode="json"),
         }
+        if isinstance(encoder.backbone, HuggingFaceModel):
+            encoder.backbone.save_config(draft / "huggingface")
+            config["has_pooler"] = encoder.backbone.has_pooler
         write_json_atomic(draft / "config.json", config)
         save_tensors(draft / "weights.safetensors", encoder.state_dict())
 
 
 def load_encoder(path: Path) -> Encoder:
-    """Read an encoder that `save_encoder` wrote, onto the CPU, in evaluation mode.
+    """Read an encoder that `save_encoder` wrote, onto the CPU, in evaluation mode. Needs no network.
 
     Raises:
         InputError: missing, damaged, or weights that do not fit the configuration exactly.
     """
     verify_folder(path)
     config = read_json(path / "config.json")
-    encoder = _empty_encoder(
-        parse(EncoderSettings, config["encoder"], f"{path}/config.json"),
-        config["in_channels"],
-        parse(OutputSettings, config["output"], f"{path}/config.json"),
-    )
+    settings = parse(EncoderSettings, config["encoder"], f"{path}/config.json")
+    in_channels = config["in_channels"]
+    backbone: Backbone
+    if settings.hf_model is not None:
+        backbone = stored_model(
+            path / "huggingface", settings.hf_model, in_channels, has_pooler=config["has_pooler"]
+        )
+    else:
+        backbone = _empty_backbone(settings, in_channels)
+    output = parse(OutputSettings, config["output"], f"{path}/config.json")
+    encoder = _with_empty_projector(settings, in_channels, output, backbone)
     try:
         encoder.load_state_dict(load_tensors(path / "weights.safetensors"))
     except RuntimeError as error:
@@ -152,14 +180,23 @@ def load_encoder(path: Path) -> Encoder:
     return encoder.eval()
 
 
-def _empty_encoder(settings: EncoderSettings, in_channels: int, output: OutputSettings) -> Encoder:
+def _with_empty_projector(
+    settings: EncoderSettings, in_channels: int, output: OutputSettings, backbone: Backbone
+) -> Encoder:
     # Built without memory first: torch's own initialisation would draw from the global generator.
     with torch.device("meta"):
-        encoder = Encoder(settings, in_channels, output)
-    return encoder.to_empty(device="cpu")
+        encoder = Encoder(settings, in_channels, output, backbone)
+    encoder.projector.to_empty(device="cpu")
+    return encoder
 
 
-def _backbone(settings: EncoderSettings, in_channels: int) -> Backbone:
+def _empty_backbone(settings: EncoderSettings, in_channels: int) -> ConvNet | VisionTransformer:
+    with torch.device("meta"):
+        backbone = _native_backbone(settings, in_channels)
+    return backbone.to_empty(device="cpu")
+
+
+def _native_backbone(settings: EncoderSettings, in_channels: int) -> ConvNet | VisionTransformer:
     name, width = settings.backbone, settings.width
     if name == "vit_tiny":
         return VisionTransformer(settings.image_size, settings.patch_size, width, in_channels)
