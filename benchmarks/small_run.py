@@ -1,4 +1,4 @@
-"""A small `monosem run digits` as a process to watch through its files and to kill, for kill_and_resume.py."""
+"""A small `monosem run digits` as a process to watch through its files and kill, for kill_and_resume.py."""
 
 import os
 import signal
