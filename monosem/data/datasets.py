@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -16,6 +15,7 @@ from monosem.core.errors import InputError
 from monosem.core.seeding import numpy_stream
 from monosem.core.settings import Settings
 from monosem.data.cifar import CIFAR10, CIFAR100, CifarLayout, read_cifar
+from monosem.data.class_lists import imagenet100_classes, read_class_list
 from monosem.data.image_files import ImageFiles
 from monosem.data.image_folder import read_image_folder
 from monosem.data.subsets import stratified_indices
@@ -245,20 +245,9 @@ def _load_folder(settings: DatasetSettings) -> tuple[ImageDataset, ImageDataset]
 
 
 def _chosen_classes(settings: DatasetSettings) -> list[str] | None:
-    """Names of the class folders to take, or None for all."""
     if settings.name == "imagenet100":
-        return resources.files("monosem.data").joinpath("imagenet100.txt").read_text("utf-8").split()
-    if settings.classes is None:
-        return None
-    try:
-        text = Path(settings.classes).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{settings.classes}: the list of classes cannot be read ({error})") from None
-    names = [line.partition("\t")[0].strip() for line in text.splitlines()]
-    chosen = [name for name in names if name]
-    if not chosen:
-        raise InputError(f"{settings.classes}: lists no classes; write the name of one class folder a line")
-    return chosen
+        return imagenet100_classes()
+    return None if settings.classes is None else read_class_list(Path(settings.classes))
 
 
 _FOLDER_LICENCES = {

@@ -2,7 +2,6 @@
 
 import pickle
 import re
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from monosem.core.errors import InputError
 from monosem.core.settings import parse
 from monosem.data import datasets
 from monosem.data.cifar import CifarArrays
+from monosem.data.class_lists import imagenet100_classes
 from monosem.data.datasets import DatasetSettings, ImageDataset, load_dataset
 from monosem.data.image_files import ImageFiles
 
@@ -158,7 +158,7 @@ def test_imagenet100_takes_its_classes_from_an_imagenet_folder(tmp_path: Path) -
     with pytest.raises(InputError, match=r"196 class folders are missing: train/n01729322, ") as it:
         load_dataset(settings)
     assert str(it.value).count("train/") == 10
-    names = resources.files("monosem.data").joinpath("imagenet100.txt").read_text("utf-8").split()
+    names = imagenet100_classes()
     for split in ("train", "val"):
         for name in names:
             (tmp_path / split / name).mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def test_imagenet100_takes_its_classes_from_an_imagenet_folder(tmp_path: Path) -
 
 
 def test_the_list_of_imagenet100_is_whole() -> None:
-    names = resources.files("monosem.data").joinpath("imagenet100.txt").read_text("utf-8").split()
+    names = imagenet100_classes()
     assert len(set(names)) == 100
     assert names == sorted(names)
     assert all(re.fullmatch(r"n\d{8}", name) for name in names)

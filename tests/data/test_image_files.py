@@ -2,6 +2,7 @@
 
 import os
 import random
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,9 @@ from torch import Tensor
 from monosem.core.errors import InputError, MonosemError
 from monosem.core.seeding import stream_seed, torch_stream
 from monosem.data import image_files
-from monosem.data.decode import decode_centre
-from monosem.data.image_files import ImageFiles, draw_box, image_blocks, usual_workers
+from monosem.data.decode import decode_centre, draw_box
+from monosem.data.decoding_workers import usual_workers
+from monosem.data.image_files import ImageFiles, image_blocks
 from monosem.data.views import ViewSettings, draw_parameters
 
 VIEWS = ViewSettings()
@@ -43,7 +45,8 @@ def files(tmp_path: Path) -> ImageFiles:
 
 def crops(files: ImageFiles, batches: list[list[int]], *, epoch: int = 0, workers: int = 0) -> list[Tensor]:
     rows = [torch.tensor(batch) for batch in batches]
-    return list(files.crop_batches(rows, VIEWS, seed=3, epoch=epoch, workers=workers))
+    found = files.crop_batches(rows, VIEWS, seed=3, epoch=epoch, workers=workers)
+    return [pair.clone() for pair in found]
 
 
 def test_files_look_like_a_tensor_and_rows_can_be_taken(files: ImageFiles) -> None:
@@ -88,6 +91,15 @@ def test_crops_are_what_pillow_cuts_and_resizes(files: ImageFiles) -> None:
             assert np.abs(difference).max() <= 1
 
 
+def test_crops_are_the_same_where_pillow_does_not_lend_its_memory(
+    files: ImageFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (lent,) = crops(files, [[0, 1, 2, 5]])
+    monkeypatch.delattr(Image.Image, "__arrow_c_array__", raising=False)
+    (copied,) = crops(files, [[0, 1, 2, 5]])
+    assert torch.equal(lent, copied)
+
+
 def test_large_jpegs_are_decoded_at_a_fraction_where_both_crops_allow_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +135,15 @@ def test_crops_depend_on_seed_epoch_and_id_alone(files: ImageFiles) -> None:
     assert torch.equal(torch.cat(crops(files, [[5, 3]]), dim=1), whole[:, [5, 3]])
     assert torch.equal(torch.cat(crops(files[torch.tensor([3, 5])], [[1, 0]]), dim=1), whole[:, [5, 3]])
     assert not torch.equal(torch.cat(crops(files, [[5, 3]], epoch=1), dim=1), whole[:, [5, 3]])
+
+
+def test_a_batch_stays_what_it_is_until_the_next_is_asked_for(files: ImageFiles) -> None:
+    batches = [[row, (row + 1) % 6] for row in (0, 1, 2, 3, 4, 5, 0, 2, 4)]
+    expected = crops(files, batches)
+    found = files.crop_batches([torch.tensor(batch) for batch in batches], VIEWS, 3, 0, workers=1)
+    for pair, right in zip(found, expected, strict=True):
+        time.sleep(0.03)  # time for the process to work ahead
+        assert torch.equal(pair, right)
 
 
 def test_reading_draws_nothing_from_the_global_generator(files: ImageFiles) -> None:
