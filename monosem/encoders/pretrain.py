@@ -122,7 +122,8 @@ def pretrain(
         f"pretraining with {settings.objective} on {world.device}",
         "raise pretrain.accumulate, or lower pretrain.batch_size",
     ):
-        return _Run(train, settings, seed, checkpoint, world, watch).finish()
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # shapes are the same in every step
+            return _Run(train, settings, seed, checkpoint, world, watch).finish()
 
 
 class _Run:
@@ -153,6 +154,8 @@ class _Run:
         if world.size > 1:
             synchronise_norms(self._encoder, world.device)
         self._encoder.to(world.device)
+        if settings.channels_last and world.device.type == "cuda":
+            self._encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._lr = settings.lr_per_256 * settings.batch_size / 256
         self._optimizer = OPTIMIZERS[settings.optimizer](self._encoder, self._lr, settings.weight_decay)
         self._history: list[dict[str, float]] = []

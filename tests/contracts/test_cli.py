@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from monosem import cli
+from monosem.core.errors import MonosemError
 from monosem.experiments import run as run_module
 from monosem.experiments.results import RESULT_COLUMNS
 
@@ -32,7 +33,7 @@ def test_a_run_paused_again_and_again_ends_with_the_same_results_as_one_in_a_go(
     assert len(whole.out.splitlines()) <= 24
 
     pauses = 0
-    while (code := monosem("run", tiny, "--out", "sliced", "--store", "b", "--stop-after", "0.3")) == 75:
+    while (code := monosem("run", tiny, "--out", "sliced", "--store", "b", "--stop-after", "0.8")) == 75:
         pauses += 1
         assert "goes on from here" in capsys.readouterr().err
         assert monosem("report", "sliced") == 2
@@ -89,6 +90,10 @@ def test_a_dry_run_lists_stages_time_and_disk_and_does_nothing(tiny, capsys):
         (("run", "tiny.yaml", "--set", "pretrain.objective=ncl"), "leave `objective` out"),
         (("run", "tiny.yaml", "--set", "data.name=cifar100"), "cifar-100-python"),
         (("run", "tiny.yaml", "--set", "pretrain.batch_size=5000"), "batch_size 5000 is more than"),
+        (("run", "tiny.yaml", "--set", "pretrain.accumulate=3"), "batch_size 64 does not divide"),
+        (("run", "tiny.yaml", "--set", "pretrain.temperature=0"), "`pretrain.temperature`"),
+        (("run", "tiny.yaml", "--set", "data.storage=disk"), "storage"),
+        (("run", "tiny.yaml", "--set", "pretrain.encoder.backbone=alexnet"), "`pretrain.encoder.backbone`"),
         (("run", "tiny.yaml", "--set", "sae.k=99"), "sae.k=99"),
         (("run", "tiny.yaml", "--stop-after", "soon"), "--stop-after"),
         (("report", "nowhere"), "no run folder"),
@@ -119,6 +124,7 @@ def test_a_folder_with_other_files_is_left_alone(tiny, capsys):
     [
         (KeyboardInterrupt(), 130, "interrupted; the same command goes on"),
         (OSError(errno.ENOSPC, "No space left on device"), 1, "disk is full"),
+        (MonosemError("pretraining: the device failed; the same command goes on"), 1, "the device failed"),
         (ZeroDivisionError("division by zero"), 1, "run again with --debug"),
     ],
 )
