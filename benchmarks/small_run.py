@@ -19,22 +19,22 @@ SMALL = [
     "n_noise=1",
     "label_noise.levels=[0.4, 0.8]",
     "input_noise.levels=[0.3]",
-    "data.train_limit=600",
-    "data.test_limit=200",
+    "data.train_limit=400",
+    "data.test_limit=150",
     "pretrain.encoder.width=8",
     "pretrain.encoder.projector_hidden=64",
     "pretrain.encoder.projector_out=64",
     "pretrain.batch_size=100",
     "pretrain.epochs=5",
-    "sae.epochs=60",
+    "sae.epochs=40",
     "sae.batch_size=200",
-    "published.epochs=50",
+    "published.epochs=20",
     "published.batch_size=200",
     "tuned.per_decade=1",
 ]
-OFTEN = "import monosem.core.checkpoints as c; c.SECONDS_BETWEEN, c.SAVES_BETWEEN = 0.0, 3.0"
+OFTEN = "import monosem.core.checkpoints as c; c.SECONDS_BETWEEN, c.SAVES_BETWEEN = 0.0, 0.0"
 MAIN = "import sys; from monosem.cli import main; main(sys.argv[1:])"
-LOOK_EVERY = 0.0005  # seconds; the writing of a checkpoint takes some ten milliseconds
+LOOK_EVERY = 0.002  # seconds; the writing of a checkpoint takes some ten milliseconds
 
 
 @dataclass
