@@ -1,12 +1,15 @@
 """Images a second from disk: two crops of each, against the limit that decoding alone sets the same workers.
 
     python benchmarks/disk.py [--folder DIR] [--size 224] [--workers 2] [--images 2048] [--repeats 5]
+                              [--device cuda]
 
 Without a folder of images, textured ones of ImageNet's usual size are made: 500 x 375 pixels, about 110 kB.
-In every repeat the three are measured one after the other, in processes of the same kind and number:
+In every repeat all are measured one after the other, in processes of the same kind and number:
 `decode` opens each file, decodes it and drops it; `decode + convert` does what the usual loader does,
-`Image.open(file).convert("RGB")`; `two crops` is `ImageFiles.crop_batches`, as pretraining reads it.
-Medians of repeats; ratios are medians of the repeats' ratios.
+`Image.open(file).convert("RGB")`; `handed over` draws the boxes, decodes and hands both over, which is all
+that workers do for pretraining; `two crops` is `ImageFiles.crop_batches`, where the device cuts and resizes.
+With the CPU as the device, that is the main process, which needs a core that no worker uses.
+Medians of repeats; ratios to `decode` are medians of the repeats' ratios.
 """
 
 import argparse
@@ -23,11 +26,11 @@ from PIL import Image
 from torch import Tensor
 
 from monosem.data.decoding_workers import read_batches, usual_workers
-from monosem.data.image_files import ImageFiles
+from monosem.data.image_files import ImageFiles, _record_shape
 from monosem.data.views import ViewSettings
 
 DIFFERENT_IMAGES = 128
-BATCH = 64
+BATCH = 32
 
 
 def textured(rng: np.random.Generator, width: int = 500, height: int = 375) -> Image.Image:
@@ -86,17 +89,30 @@ def images_per_second(items: Iterator[Tensor], batches: list[Tensor], workers: i
     return sum(len(rows) for rows in batches[warm_up:]) / (time.perf_counter() - started)
 
 
-def measure(files: ImageFiles, workers: int, repeats: int) -> dict[str, list[float]]:
+def measure(files: ImageFiles, workers: int, repeats: int, device: str) -> dict[str, list[float]]:
     batches = list(torch.arange(len(files)).split(BATCH))
-    rates: dict[str, list[float]] = {"decode": [], "decode + convert": [], "two crops": []}
+    ways = {
+        "decode": lambda: read_batches(
+            partial(decode_and_drop, files=files, convert=False), batches, one_byte, workers=workers
+        ),
+        "decode + convert": lambda: read_batches(
+            partial(decode_and_drop, files=files, convert=True), batches, one_byte, workers=workers
+        ),
+        "handed over": lambda: read_batches(
+            partial(files._fill_records, views=ViewSettings(), seed=0, epoch=0),
+            batches,
+            partial(_record_shape, files.size),
+            workers=workers,
+            reuse=True,
+        ),
+        "two crops": lambda: files.crop_batches(
+            batches, ViewSettings(), seed=0, epoch=0, workers=workers, device=device
+        ),
+    }
+    rates: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(repeats):
-        for name, found in rates.items():
-            if name == "two crops":
-                items = files.crop_batches(batches, ViewSettings(), seed=0, epoch=0, workers=workers)
-            else:
-                fill = partial(decode_and_drop, files=files, convert=name != "decode")
-                items = read_batches(fill, batches, one_byte, workers=workers)
-            found.append(images_per_second(items, batches, workers))
+        for name, start in ways.items():
+            rates[name].append(images_per_second(start(), batches, workers))
     return rates
 
 
@@ -109,6 +125,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=usual_workers())
     parser.add_argument("--images", type=int, default=2048)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
         if arguments.folder is None:
@@ -118,11 +135,11 @@ def main() -> None:
             f"{len(files)} JPEGs of {files.byte_sizes.mean() / 1e3:.0f} kB, two crops of {files.size} pixels,"
         )
         print(f"{arguments.workers} workers, median of {arguments.repeats}")
-        rates = measure(files, arguments.workers, arguments.repeats)
-    print(f"{'':18}{'images/s':>9}{'two crops / this':>18}")
+        rates = measure(files, arguments.workers, arguments.repeats, arguments.device)
+    print(f"{'':18}{'images/s':>9}{'to decode':>11}")
     for name, found in rates.items():
-        ratio = statistics.median(crops / rate for crops, rate in zip(rates["two crops"], found, strict=True))
-        print(f"{name:18}{statistics.median(found):9,.0f}{ratio:18.2f}")
+        ratio = statistics.median(rate / limit for rate, limit in zip(found, rates["decode"], strict=True))
+        print(f"{name:18}{statistics.median(found):9,.0f}{ratio:11.2f}")
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""One image file -> uint8 pixels: its centre for embedding, random crops of one decoding for training."""
+"""One image file -> uint8 pixels in RGB, and what is said of files that do not decode."""
 
 import ctypes
 import math
-import random
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from monosem.data.views import CROP_ATTEMPTS, ViewSettings
+from monosem.core.errors import InputError
 
 # What Pillow raises, by format, for files that are no image or break off.
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
@@ -20,15 +20,23 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image
 BYTES_A_PIXEL = 4
 """As Pillow keeps RGB: the fourth is not used."""
 
-Box = tuple[int, int, int, int]
-"""Left, top, width and height in whole pixels."""
-
 
 def explain(path: Path, error: Exception) -> str:
     """Why this file does not decode, in a few words."""
     if path.is_file() and path.stat().st_size == 0:
         return "an empty file"
     return str(error) or type(error).__name__
+
+
+@contextmanager
+def decoding(path: Path) -> Iterator[None]:
+    """Within, a file's decoding errors become an InputError that names it."""
+    try:
+        yield
+    except DECODE_ERRORS as error:
+        raise InputError(
+            f"{path}: does not decode ({explain(path, error)}); remove it or set data.on_bad_image=skip"
+        ) from None
 
 
 def check_header(path: Path) -> int:
@@ -46,7 +54,7 @@ def check_header(path: Path) -> int:
 def decode_centre(path: Path, size: int) -> np.ndarray:
     """The image as uint8 [3, size, size]: its shorter side resized (bicubic), the centre cut out."""
     with Image.open(path) as image:
-        rgb = _as_rgb(image)
+        rgb = as_rgb(image)
     scale = size / min(rgb.size)
     width, height = (max(size, round(side * scale)) for side in rgb.size)
     left, top = (width - size) // 2, (height - size) // 2
@@ -54,50 +62,7 @@ def decode_centre(path: Path, size: int) -> np.ndarray:
     return np.asarray(resized.crop((left, top, left + size, top + size))).transpose(2, 0, 1)
 
 
-def decode_crops(path: Path, views: ViewSettings, stream: random.Random, targets: Sequence[Tensor]) -> None:
-    """Random crops of one decoding, resized (bilinear with antialiasing, as Pillow's) into the `targets`.
-
-    Each is uint8 [1, 4, S, S] with the channels last in memory; see BYTES_A_PIXEL. A JPEG all of whose boxes
-    have at least twice, four or eight times S pixels a side is decoded at that fraction of its size, and the
-    boxes are rounded to it.
-    """
-    size = targets[0].shape[-1]
-    with Image.open(path) as image:
-        full_width, full_height = image.size
-        boxes = [draw_box(full_width, full_height, views, stream) for _ in targets]
-        shortest = min(min(box[2:]) for box in boxes)
-        fraction = next(n for n in (8, 4, 2, 1) if n == 1 or shortest >= n * size)
-        if fraction > 1:
-            image.draft(None, (full_width // fraction, full_height // fraction))
-        rgb = _as_rgb(image)
-    pixels = _pixels(rgb)
-    row, down = rgb.width * BYTES_A_PIXEL, round(full_width / rgb.width)  # only JPEG knows fractions
-    for (left, top, width, height), target in zip(boxes, targets, strict=True):
-        x0, y0 = left // down, top // down
-        shape = 1, BYTES_A_PIXEL, (top + height) // down - y0, (left + width) // down - x0
-        cut = pixels.as_strided(shape, (len(pixels), 1, row, BYTES_A_PIXEL), y0 * row + x0 * BYTES_A_PIXEL)
-        # What interpolate(antialias=True) calls, but writing into place. On x86 it is vectorised for uint8.
-        torch.ops.aten._upsample_bilinear2d_aa.out(cut, [size, size], False, None, None, out=target)
-
-
-def draw_box(width: int, height: int, views: ViewSettings, stream: random.Random) -> Box:
-    """A random crop of an image: a share of its area and a ratio of sides as `views` says, anywhere in it.
-
-    As for images in memory: of ten attempts the first that fits, else the central box of the nearest ratio.
-    """
-    low_ratio, high_ratio = views.crop_ratio
-    for _ in range(CROP_ATTEMPTS):
-        area = width * height * stream.uniform(*views.crop_scale)
-        ratio = math.exp(stream.uniform(math.log(low_ratio), math.log(high_ratio)))
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return stream.randint(0, width - w), stream.randint(0, height - h), w, h
-    ratio = min(max(width / height, low_ratio), high_ratio)
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
-    return (width - w) // 2, (height - h) // 2, w, h
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
+def as_rgb(image: Image.Image) -> Image.Image:
     """Decoded, in RGB, 8 bits. Alpha is dropped: the colours beneath stay; 16 bits become their upper 8.
 
     Raises:
@@ -131,16 +96,16 @@ _address = ctypes.pythonapi.PyCapsule_GetPointer
 _address.restype, _address.argtypes = ctypes.c_void_p, (ctypes.py_object, ctypes.c_char_p)
 
 
-def _pixels(rgb: Image.Image) -> Tensor:
-    """The pixels where Pillow keeps them, uint8 [H * W * 4], good for as long as the image lives.
+def pixels_of(rgb: Image.Image) -> Tensor:
+    """The pixels where Pillow keeps them, uint8 [H, W, 4], good for as long as the image lives.
 
     A copy would cost a tenth of decoding. Pillow before 11.2, and images of several blocks, leave no choice.
     """
     try:
         _, capsule = rgb.__arrow_c_array__()
     except (AttributeError, ValueError):
-        return torch.from_numpy(np.array(rgb.convert("RGBX")).reshape(-1))
+        return torch.from_numpy(np.array(rgb.convert("RGBX")))
     array = _ArrowArray.from_address(_address(capsule, b"arrow_array"))
-    n_bytes = rgb.width * rgb.height * BYTES_A_PIXEL
-    memory = (ctypes.c_uint8 * n_bytes).from_address(array.children[0].contents.buffers[1])
-    return torch.frombuffer(memory, dtype=torch.uint8)
+    shape = rgb.height, rgb.width, BYTES_A_PIXEL
+    memory = (ctypes.c_uint8 * math.prod(shape)).from_address(array.children[0].contents.buffers[1])
+    return torch.frombuffer(memory, dtype=torch.uint8).view(shape)

@@ -43,7 +43,7 @@ def read_batches(
         shape: that of `out`.
         workers: how many processes do it, 0 for this one.
         reuse: whether a batch may be overwritten once the next is asked for. Memory that was used before
-            costs nothing, while new pages must be fetched from the system, which takes longer than a crop.
+            costs nothing, while the system takes long to give new pages.
         pin: whether to copy batches to pinned memory, from where a GPU reads without waiting.
 
     Raises:
@@ -124,7 +124,7 @@ def _next(items: Iterator[Tensor | _Refusal], workers: int) -> Tensor | _Refusal
             raise
         raise MonosemError(
             f"a process that decodes images died ({str(error).splitlines()[0]}); if memory or /dev/shm is "
-            f"too small for {_AHEAD + 1} batches for each of {workers} processes, set data.workers lower"
+            f"too small for {workers} of them, set data.workers lower"
         ) from error
 
 

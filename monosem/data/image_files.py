@@ -2,8 +2,8 @@
 
 import os
 import random
+from collections import deque
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,11 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monosem.core.errors import InputError
 from monosem.core.seeding import stream_seed
-from monosem.data.decode import BYTES_A_PIXEL, DECODE_ERRORS, decode_centre, decode_crops, explain
+from monosem.data.crops import cut_records, record_bytes, write_records
+from monosem.data.decode import decode_centre, decoding
 from monosem.data.decoding_workers import read_batches, usual_workers
 from monosem.data.views import ViewSettings
+
+_PART = 32  # images a process hands over at a time; for crops of 224 pixels it keeps 100 MB in shared memory
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ class ImageFiles:
         chosen = torch.arange(len(self)) if rows is None else rows
         batches = chosen.split(batch_size)  # type: ignore[no-untyped-call]
         shape = partial(_batch_shape, 3, self.size)
-        processes = self._processes(workers, len(batches))
+        processes = min(self._processes(workers), len(batches))
         for block in read_batches(self._fill_centres, batches, shape, workers=processes):
             yield block.permute(0, 3, 1, 2)
 
@@ -87,50 +89,49 @@ class ImageFiles:
 
         Boxes are drawn on the full-size image as `views` says, from a stream named by the seed, the epoch
         and the sample's id: neither batches, workers, processes nor a resumed run change them. An image is
-        decoded once for both. In memory the channels come last. On the CPU a batch is overwritten after the
-        next is asked for: clone what is to be kept.
+        decoded once for both; they are cut and resized on `device`. In memory the channels come last.
 
         Raises:
             InputError: a file that does not decode (named).
             MonosemError: a decoding process died.
         """
-        fill = partial(self._fill_crops, views=views, seed=seed, epoch=epoch)
-        shape = partial(_pair_shape, self.size)
-        processes = self._processes(workers, len(batches) if isinstance(batches, list | tuple) else None)
-        pin = torch.device(device).type == "cuda"
-        for pairs in read_batches(fill, batches, shape, workers=processes, reuse=True, pin=pin):
-            yield pairs.to(device, non_blocking=True)[..., :3].permute(0, 1, 4, 2, 3)
+        sizes: deque[int] = deque()
 
-    def _processes(self, asked: int | None, most: int | None) -> int:
+        def in_parts() -> Iterator[Tensor]:
+            for rows in batches:
+                sizes.append(len(rows))
+                yield from rows.split(_PART)  # type: ignore[no-untyped-call]
+
+        fill = partial(self._fill_records, views=views, seed=seed, epoch=epoch)
+        shape = partial(_record_shape, self.size)
+        pin = torch.device(device).type == "cuda"
+        parts: list[Tensor] = []
+        for records in read_batches(
+            fill, in_parts(), shape, workers=self._processes(workers), reuse=True, pin=pin
+        ):
+            parts.append(cut_records(records.to(device, non_blocking=True), self.size))
+            if sum(part.shape[1] for part in parts) == sizes[0]:
+                crops = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+                yield crops[..., :3].permute(0, 1, 4, 2, 3)
+                sizes.popleft()
+                parts = []
+
+    def _processes(self, asked: int | None) -> int:
         wanted = self.workers if asked is None else asked
-        wanted = usual_workers() if wanted is None else wanted
-        return wanted if most is None else min(wanted, most)
+        return usual_workers() if wanted is None else wanted
 
     def _fill_centres(self, rows: list[int], out: Tensor) -> None:
         pixels = out.permute(0, 3, 1, 2).numpy()
         for place, row in enumerate(rows):
-            with self._named(row) as path:
+            path = self.root / self.paths[row]
+            with decoding(path):
                 pixels[place] = decode_centre(path, self.size)
 
-    def _fill_crops(self, rows: list[int], out: Tensor, views: ViewSettings, seed: int, epoch: int) -> None:
-        # What can be done for the whole batch is: after decoding an image, no Python is in the CPU's caches.
+    def _fill_records(self, rows: list[int], out: Tensor, views: ViewSettings, seed: int, epoch: int) -> None:
+        paths = [self.root / self.paths[row] for row in rows]
         # A generator of Python's is set up in a tenth of the time that numpy's or torch's takes.
         streams = [random.Random(stream_seed(seed, "crop", epoch, int(self.ids[row]))) for row in rows]
-        targets = out.flatten(0, 1).permute(0, 3, 1, 2).unsqueeze(1).unbind()
-        for place, row in enumerate(rows):
-            with self._named(row) as path:
-                decode_crops(path, views, streams[place], targets[place :: len(rows)])
-
-    @contextmanager
-    def _named(self, row: int) -> Iterator[Path]:
-        """The row's path; its decoding errors become an InputError that names it."""
-        path = self.root / self.paths[row]
-        try:
-            yield path
-        except DECODE_ERRORS as error:
-            raise InputError(
-                f"{path}: does not decode ({explain(path, error)}); remove it or set data.on_bad_image=skip"
-            ) from None
+        write_records(paths, self.size, views, streams, out)
 
 
 def image_blocks(images: Tensor | ImageFiles, batch_size: int) -> Iterator[tuple[slice, Tensor]]:
@@ -146,5 +147,5 @@ def _batch_shape(channels: int, size: int, n: int) -> tuple[int, ...]:
     return n, size, size, channels
 
 
-def _pair_shape(size: int, n: int) -> tuple[int, ...]:
-    return 2, n, size, size, BYTES_A_PIXEL
+def _record_shape(size: int, n: int) -> tuple[int, ...]:
+    return n, record_bytes(size)

@@ -15,7 +15,8 @@ from torch import Tensor
 from monosem.core.errors import InputError, MonosemError
 from monosem.core.seeding import stream_seed, torch_stream
 from monosem.data import image_files
-from monosem.data.decode import decode_centre, draw_box
+from monosem.data.crops import draw_box, frame_side, resized
+from monosem.data.decode import decode_centre
 from monosem.data.decoding_workers import usual_workers
 from monosem.data.image_files import ImageFiles, image_blocks
 from monosem.data.views import ViewSettings, draw_parameters
@@ -91,6 +92,26 @@ def test_crops_are_what_pillow_cuts_and_resizes(files: ImageFiles) -> None:
             assert np.abs(difference).max() <= 1
 
 
+@pytest.mark.parametrize("size", [16, 24])
+def test_a_gpus_matrix_products_resize_as_pillow_does(size: int) -> None:
+    side = frame_side(size)
+    frames = torch.stack([torch.tensor(np.asarray(photo(side, side, n).convert("RGBX"))) for n in range(6)])
+    boxes = [
+        (0, 0, side, side),
+        (3, 5, 9, 30),
+        (10, 2, 20, 7),
+        (0, 8, size, size),
+        (side - 1, side - 1, 1, 1),
+        (1, 2, 33, 34),
+    ]
+    found = resized(frames, torch.tensor(boxes, dtype=torch.int32), size)
+    assert found.shape == (6, size, size, 3)
+    for pixels, frame, (left, top, width, height) in zip(found, frames, boxes, strict=True):
+        cut = Image.fromarray(frame[..., :3].numpy()).crop((left, top, left + width, top + height))
+        expected = np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR), dtype=int)
+        assert np.abs(pixels.numpy() - expected).max() <= 1
+
+
 def test_crops_are_the_same_where_pillow_does_not_lend_its_memory(
     files: ImageFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,13 +149,17 @@ def test_large_jpegs_are_decoded_at_a_fraction_where_both_crops_allow_it(
     assert decoded == []
 
 
-def test_crops_depend_on_seed_epoch_and_id_alone(files: ImageFiles) -> None:
+def test_crops_depend_on_seed_epoch_and_id_alone(files: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = torch.cat(crops(files, [[0, 1, 2, 3, 4, 5]]), dim=1)
     assert not torch.equal(whole[0], whole[1])
     assert torch.equal(torch.cat(crops(files, [[0, 1], [2, 3, 4], [5]], workers=2), dim=1), whole)
     assert torch.equal(torch.cat(crops(files, [[5, 3]]), dim=1), whole[:, [5, 3]])
     assert torch.equal(torch.cat(crops(files[torch.tensor([3, 5])], [[1, 0]]), dim=1), whole[:, [5, 3]])
     assert not torch.equal(torch.cat(crops(files, [[5, 3]], epoch=1), dim=1), whole[:, [5, 3]])
+    monkeypatch.setattr(image_files, "_PART", 2)  # batches handed over in parts
+    in_parts = crops(files, [[0, 1, 2, 3, 4], [5]], workers=2)
+    assert [pair.shape[1] for pair in in_parts] == [5, 1]
+    assert torch.equal(torch.cat(in_parts, dim=1), whole)
 
 
 def test_a_batch_stays_what_it_is_until_the_next_is_asked_for(files: ImageFiles) -> None:
@@ -203,7 +228,7 @@ def test_a_file_that_is_gone_or_empty_is_named(files: ImageFiles) -> None:
 
 
 def test_a_decoding_process_that_dies_is_told(files: ImageFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_files, "decode_crops", lambda *_: os._exit(3))
+    monkeypatch.setattr(image_files, "write_records", lambda *_: os._exit(3))
     with pytest.raises(
         MonosemError, match=r"a process that decodes images died .*set data.workers lower"
     ) as it:
