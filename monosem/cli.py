@@ -3,6 +3,7 @@
 Everything heavy is imported inside the verbs, so that `monosem --help` answers at once.
 """
 
+import os
 import shlex
 import signal
 import sys
@@ -188,16 +189,22 @@ def _exit_code(arguments: list[str], debug: bool) -> int:
     try:
         outcome: Any = app(arguments, prog_name="monosem", standalone_mode=False)
     except Paused as paused:
-        print(paused, file=sys.stderr)
+        _say(str(paused))
         return paused.exit_code
     except Exception as error:
         if debug:
             raise
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+        _say(f"error: {_one_line(error)}")
         return getattr(error, "exit_code", 1)
     if outcome == INTERRUPTED_EXIT_CODE:  # how typer hands on Ctrl-C
         print("error: interrupted; the same command goes on from what is finished", file=sys.stderr)
     return outcome if isinstance(outcome, int) else 0
+
+
+def _say(line: str) -> None:
+    """Print a line on stderr; of several processes, the first speaks for all."""
+    if os.environ.get("RANK", "0") == "0":
+        print(line, file=sys.stderr)
 
 
 def _one_line(error: Exception) -> str:

@@ -175,7 +175,8 @@ def _explained(path: Path) -> Iterator[None]:
             raise MonosemError(
                 f"{path}: the disk is full; free some space and run the same command"
             ) from error
-        if code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        blamed = Path(getattr(error, "filename", None) or path)
+        if code in (errno.EACCES, errno.EPERM, errno.EROFS) and blamed.is_relative_to(path.parent):
             raise MonosemError(f"{path}: may not be written here; choose a folder of your own") from error
         raise
 

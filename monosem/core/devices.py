@@ -28,4 +28,13 @@ def device_errors_explained(doing: str, remedy: str) -> Iterator[None]:
             raise MonosemError(
                 f"{doing}: the device failed ({said}); the same command goes on from the last checkpoint"
             ) from error
+        if "DataLoader worker" in said:
+            raise MonosemError(
+                f"{doing}: a process that decodes images died ({said}); if memory or /dev/shm is short, "
+                "set data.workers lower"
+            ) from error
+        if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise MonosemError(
+                f"{doing}: torch.compile failed ({said}); set pretrain.compile to off"
+            ) from error
         raise

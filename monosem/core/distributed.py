@@ -5,6 +5,7 @@ Without a launcher there is one process and every exchange returns what it was g
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cache
 from typing import Any
 
@@ -51,7 +52,8 @@ def this_world() -> World:
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState  # picks backend and device; only launched processes pay for it
 
-        state = PartialState(cpu=not on_gpu)
+        # The others wait while the main process alone trains probes, for longer than the usual half hour.
+        state = PartialState(cpu=not on_gpu, timeout=timedelta(days=7))
         return World(state.process_index, state.num_processes, state.device)
     return World(0, 1, torch.device("cuda" if on_gpu else "cpu"))
 

@@ -15,8 +15,6 @@ from monosem.data.image_files import ImageFiles
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
-_NAMED_IN_A_MESSAGE = 10
-
 
 @dataclass(frozen=True)
 class FolderSplit:
@@ -103,17 +101,11 @@ def _subfolders(folder: Path) -> tuple[str, ...]:
 
 
 def _require(class_names: tuple[str, ...], found: dict[Path, tuple[str, ...]]) -> None:
-    missing = [
-        f"{folder.name}/{name}"
-        for folder, there in found.items()
-        for name in class_names
-        if name not in there
-    ]
+    lacking = {name: [f.name for f, there in found.items() if name not in there] for name in class_names}
+    missing = [f"{name} ({', '.join(where)})" for name, where in lacking.items() if where]
     if missing:
-        more = len(missing) - _NAMED_IN_A_MESSAGE
-        named = ", ".join(missing[:_NAMED_IN_A_MESSAGE]) + (f" and {more} more" if more > 0 else "")
         root = next(iter(found)).parent
-        raise InputError(f"{root}: {len(missing)} class folders are missing: {named}")
+        raise InputError(f"{root}: {len(missing)} classes are missing: {', '.join(missing)}")
 
 
 def _image_files(folder: Path) -> list[Path]:

@@ -37,8 +37,9 @@ def view_batches(
         pairs: Iterator[tuple[Tensor, ...]] = ((images[rows],) * 2 for rows in own)
         apply: Callable[[Tensor, ViewParameters], Tensor] = apply_views
     else:
-        cut = images.crop_batches([rows.cpu() for rows in own], settings, *crops)
-        pairs, apply = (pair.to(generator.device, non_blocking=True).unbind() for pair in cut), apply_to_crops
+        files = [rows.cpu() for rows in own]
+        cut = images.crop_batches(files, settings, *crops, device=generator.device)
+        pairs, apply = (pair.unbind() for pair in cut), apply_to_crops
     for whole, pair in zip(batches, pairs, strict=True):
         views = []
         for pixels in pair:

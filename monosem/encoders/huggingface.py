@@ -4,6 +4,7 @@ transformers is imported when a model is made and not before. No code of a model
 what transformers itself knows.
 """
 
+import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -252,3 +253,15 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
+
+
+def local_files(name: str) -> dict[str, str]:
+    """SHA-256 of each file of a model in a local folder; empty for one on the hub."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with open(path, "rb") as stream:
+            found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monosem.core.checkpoints import Checkpoints, optimizer_tensors, part_of, restore_optimizer, under
 from monosem.core.devices import device_errors_explained
-from monosem.core.distributed import World, summed, this_world
+from monosem.core.distributed import World, gathered_rows, summed, this_world
 from monosem.core.errors import InputError, Paused
 from monosem.core.nonlinearities import NonlinearityName
 from monosem.core.progress import PAUSED, SILENT, Watch
@@ -48,8 +48,8 @@ class PretrainSettings(Settings):
     nonlinearity: NonlinearityName = "rep_relu"
     nonnegative_on: NonnegativeOn = "normalised"
     minus_mean_abs: bool = False
-    """Subtract the mean of |feature|, of features of unit length, from the NCL loss: the published code does, the
-    paper does not say."""
+    """Subtract the mean of |feature|, of unit-length features, from the NCL loss, as the published code does
+    (the paper does not say so)."""
     epochs: Annotated[int, Field(ge=1)] = 200
     batch_size: Annotated[int, Field(ge=2)] = 256
     """Images per step over all processes; the loss sees two views of each and every other image of the batch.
@@ -118,15 +118,16 @@ def pretrain(
     world = this_world()
     if device is not None and world.size == 1:
         world = World(0, 1, torch.device(device))
-    with device_errors_explained(
-        f"pretraining with {settings.objective} on {world.device}",
-        "raise pretrain.accumulate, or lower pretrain.batch_size",
+    doing = f"pretraining with {settings.objective} on {world.device}"
+    remedy = "raise pretrain.accumulate, or lower pretrain.batch_size"
+    with (
+        device_errors_explained(doing, remedy),
+        torch.backends.cudnn.flags(enabled=True, benchmark=True),  # shapes are the same in every step
     ):
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):  # shapes are the same in every step
-            return _Run(train, settings, seed, checkpoint, world, watch).finish()
+        return _Training(train, settings, seed, checkpoint, world, watch).finish()
 
 
-class _Run:
+class _Training:
     """One pretraining at work; what a checkpoint holds is all that changes in it."""
 
     def __init__(
@@ -138,13 +139,8 @@ class _Run:
         world: World,
         watch: Watch,
     ) -> None:
-        self._train, self._settings, self._seed, self._world, self._watch = (
-            train,
-            settings,
-            seed,
-            world,
-            watch,
-        )
+        self._train, self._settings, self._seed = train, settings, seed
+        self._world, self._watch = world, watch
         self._steps = len(train) // settings.batch_size
         _check_batch(settings, len(train), world)
         if world.size > 1:
@@ -163,7 +159,7 @@ class _Run:
         self._augment = torch_stream(seed, "augment", 0, device=world.device)
         self._readings = EpochReadings(settings.encoder.projector_out, world.device)
         facts = settings.model_dump(mode="json", exclude={"watch_every"})
-        identity = {"settings": facts, "seed": seed, "data": train.fingerprint}
+        identity = {"settings": facts, "seed": seed, "data": train.fingerprint, "on": world.device.type}
         self._checkpoints = Checkpoints(checkpoint, identity, watch.notice)
         self._may_pause = checkpoint is not None
         self._restore()
@@ -182,8 +178,9 @@ class _Run:
         )
         labels_say = LabelReadings(self._train, world.device) if world.is_main else None
         watch_every = settings.watch_every or max(1, settings.epochs // 10)
-        on_device = self._train.images
-        images = on_device.to(world.device) if isinstance(on_device, Tensor) else on_device
+        images = self._train.images
+        if isinstance(images, Tensor):
+            images = images.to(world.device)
         mean, std = (
             torch.tensor(values, device=world.device).view(1, -1, 1, 1)
             for values in (self._train.mean, self._train.std)
@@ -195,7 +192,8 @@ class _Run:
             if not begun:
                 self._augment = torch_stream(self._seed, "augment", epoch, device=world.device)
                 self._readings = EpochReadings(settings.encoder.projector_out, world.device)
-            batches = self._batches(epoch)[begun:]
+            order = epoch_batches(len(self._train), settings.batch_size, self._seed, epoch, world.device)
+            batches = order[begun:]
             crops = (self._seed, epoch)
             part = world.part(settings.batch_size)
             views = view_batches(images, batches, settings.views, self._augment, crops=crops, part=part)
@@ -206,7 +204,8 @@ class _Run:
                 lr = self._lr * warmup_cosine(self._done, warmup, total)
                 loss, z = step_once(inputs, lr)
                 # The first half of an epoch would count dimensions alive that died during it.
-                self._readings.add(loss, self._encoder.features(z.float()) if 2 * step >= steps else None)
+                late = 2 * step >= steps or steps == 1
+                self._readings.add(loss, self._encoder.features(z.float()) if late else None)
                 self._done += 1
                 self._watch.progress(self._done, total, **_shown(self._history))
                 if step + 1 < steps:
@@ -217,12 +216,6 @@ class _Run:
             self._end_epoch(readings)
             self._save_or_pause()
         return Pretrained(self._plain_encoder(), self._history)
-
-    def _batches(self, epoch: int) -> list[Tensor]:
-        """The rows of every step of an epoch, on the device."""
-        order = torch.randperm(len(self._train), generator=torch_stream(self._seed, "order", epoch))
-        used = order[: self._steps * self._settings.batch_size].to(self._world.device)
-        return list(torch.split(used, self._settings.batch_size))
 
     def _end_epoch(self, readings: dict[str, float]) -> None:
         """Keep the readings, tell what they mean, and stop a run that learns nothing."""
@@ -265,7 +258,13 @@ class _Run:
     def _restore(self) -> None:
         """Put the last saved state, if there is one, into the encoder, the optimiser and the position."""
         state = self._checkpoints.load()
-        self._world.wait()
+        done = torch.tensor([state.facts["done"] if state else 0.0], device=self._world.device)
+        everywhere, _ = gathered_rows(done)
+        if (everywhere != done).any():
+            raise InputError(
+                f"processes found different checkpoints, after {everywhere.tolist()} steps: all machines "
+                "must share one folder of stages"
+            )
         if state is None:
             return
         self._encoder.load_state_dict(part_of("encoder", state.tensors))
@@ -285,6 +284,15 @@ class _Run:
         return plain.eval()
 
 
+def epoch_batches(
+    n_images: int, batch_size: int, seed: int, epoch: int, device: torch.device | str = "cpu"
+) -> list[Tensor]:
+    """The images of every step of an epoch: int64 [batch_size] each, the same in every process."""
+    order = torch.randperm(n_images, generator=torch_stream(seed, "order", epoch))
+    used = order[: n_images - n_images % batch_size].to(device)
+    return list(torch.split(used, batch_size))
+
+
 def _check_batch(settings: PretrainSettings, n_images: int, world: World) -> None:
     batch, pieces = settings.batch_size, world.size * settings.accumulate
     if batch > n_images:
@@ -292,7 +300,7 @@ def _check_batch(settings: PretrainSettings, n_images: int, world: World) -> Non
     if batch % pieces or batch // pieces < 2:
         raise InputError(
             f"batch_size {batch} does not divide among {world.size} processes x accumulate "
-            f"{settings.accumulate}; choose a multiple of {pieces}"
+            f"{settings.accumulate}; choose a multiple of {pieces}, {2 * pieces} or more"
         )
 
 

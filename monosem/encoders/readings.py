@@ -56,7 +56,8 @@ class EpochReadings:
         - `dead_share` of the dimensions, `active_dimensions`: how many are not dead.
         - `sparsity`: share of entries that are exactly zero.
         - `alignment`: mean squared distance of the unit-length features of an image's two views.
-        - `uniformity`: log of the mean of exp(-2 |x - y|^2) over pairs of images (Wang & Isola 2020).
+        - `uniformity`: log of the mean of exp(-2 |x - y|^2) over pairs of images (Wang & Isola 2020) that a
+          process holds at once.
         """
         total = {name: summed(value) for name, value in self.sums.items()}
         views = total["views"]

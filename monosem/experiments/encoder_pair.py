@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from monosem.core.artifacts import load_tensors, save_tensors
+from monosem.core.devices import device_errors_explained
 from monosem.core.distributed import collected, this_world
-from monosem.core.errors import MonosemError
-from monosem.core.progress import Watch
+from monosem.core.errors import MonosemError, Paused
+from monosem.core.progress import PAUSED, Watch
 from monosem.data.datasets import ImageDataset
 from monosem.data.feature_set import FeatureSet
 from monosem.data.image_files import image_blocks
@@ -39,6 +40,8 @@ from monosem.experiments.results import BASELINE, METHODS, read_results, rows, w
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.sparse.sae import SparseAutoencoder
 from monosem.sparse.train import fit_sae, fvu
+
+_MEMORY_REMEDY = "use a device with more memory, or fewer noise levels or draws"
 
 
 class EncoderPair:
@@ -78,13 +81,19 @@ class EncoderPair:
 
     def run(self, stage: Stage, expected_seconds: float) -> None:
         """Make one of `stages`, unless it is there; among several processes the main one writes it."""
-        if self._world.is_main:
-            self._cache.run(
-                stage, lambda output, scratch: self._make(stage, output, scratch), expected_seconds
-            )
-        elif not self._cache.has(stage):
-            self._take_part(stage)
-        self._world.wait()
+        paused = False
+        with device_errors_explained(f"{stage.name} on {self._world.device}", _MEMORY_REMEDY):
+            try:
+                if self._world.is_main:
+                    self._cache.run(
+                        stage, lambda output, scratch: self._make(stage, output, scratch), expected_seconds
+                    )
+                elif not self._cache.has(stage):
+                    self._take_part(stage)
+            except Paused:
+                paused = True
+        if self._world.agreed(paused)[0]:  # whoever pauses, all do; here they also wait for each other
+            raise Paused(PAUSED)
 
     def results(self) -> list[pd.DataFrame]:
         """The tables of every result stage."""
@@ -203,7 +212,7 @@ class EncoderPair:
 
     def _fvu(self) -> float:
         """Fraction of variance of the SimCLR features of the test images that the SAE does not explain."""
-        dense = self._bank.make(BASELINE)
+        dense = self._bank.outputs("simclr")
         return fvu(self._bank.sae(), dense.test, dense.train.mean(dim=0))
 
     def _make_results(self, features: str, kind: str, output: Path, scratch: Path) -> None:

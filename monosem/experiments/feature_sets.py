@@ -72,7 +72,7 @@ class FeatureBank:
         sae: Callable[[], SparseAutoencoder],
         seed: int,
     ) -> None:
-        self._outputs = cache(outputs)
+        self.outputs = cache(outputs)
         self._ncl = cache(ncl)
         self.sae = cache(sae)
         self._seed = seed
@@ -89,7 +89,7 @@ class FeatureBank:
         )
 
     def _source(self, name: str) -> Outputs:
-        return self._outputs("ncl" if name in _OF_NCL_ALONE else "simclr")
+        return self.outputs("ncl" if name in _OF_NCL_ALONE else "simclr")
 
     def _fit(self, name: str) -> Transform:
         match name:
@@ -112,7 +112,7 @@ class FeatureBank:
         if control == "rotated":
             rotate, unrotated = controls.rotation(width, seed), self._transform(method)
             return lambda z: rotate(unrotated(z))
-        dense = self._outputs("simclr").train
+        dense = self.outputs("simclr").train
         match control:
             case "spectrum-of":
                 return controls.spectrum_matched(dense, features)

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from monosem.core.settings import Settings
 from monosem.data.datasets import ImageDataset
 from monosem.encoders.backbones import build_encoder
+from monosem.encoders.huggingface import local_files
 from monosem.encoders.pretrain import PretrainSettings
 from monosem.experiments.feature_sets import FEATURE_SETS, sources
 from monosem.experiments.recipes import Recipe
@@ -123,6 +124,8 @@ def _pretrain_facts(settings: PretrainSettings, objective: Objective) -> dict[st
     """The settings that matter for one objective, so that changing NCL's alone finds SimCLR again."""
     of_ncl = {"nonlinearity", "nonnegative_on", "minus_mean_abs"} if objective == "simclr" else set()
     facts = {"objective": objective, **_facts(settings, exclude={"watch_every", *of_ncl})}
+    if settings.encoder.hf_model is not None and (files := local_files(settings.encoder.hf_model)):
+        facts["hf_files"] = files
     # On a GPU "auto" means another precision: its encoders are not the CPU's.
     return {**facts, "device": "cuda"} if torch.cuda.is_available() else facts
 

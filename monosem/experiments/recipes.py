@@ -1,7 +1,7 @@
 """What a recipe says: every setting of an experiment, validated."""
 
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
@@ -75,12 +75,8 @@ class Recipe(Settings):
 
     @property
     def hash(self) -> str:
-        """SHA-256 of what decides the numbers: not where files lie whose content is checked anyway."""
-        tree = self.model_dump(mode="json")
-        del tree["data"]["download"]
-        if self.data.name in ("digits", "cifar10", "cifar100"):
-            del tree["data"]["root"]
-        return fingerprint_json(tree)
+        """SHA-256 of what decides the numbers and how they are shown."""
+        return recipe_hash(self.model_dump(mode="json"))
 
     @field_validator("pretrain")
     @classmethod
@@ -103,6 +99,20 @@ def _increasing(levels: tuple[float, ...]) -> tuple[float, ...]:
     if not levels or list(levels) != sorted(levels) or len(set(shown)) < len(shown):
         raise ValueError("give at least one level, each larger than the one before")
     return levels
+
+
+def recipe_hash(tree: dict[str, Any]) -> str:
+    """SHA-256 of a resolved recipe without what decides no number.
+
+    Left out are how data gets here, how many processes decode it, how often training is looked at, and where
+    files lie whose content is checked anyway.
+    """
+    passing = {"download", "workers"}
+    if tree["data"]["name"] in ("digits", "cifar10", "cifar100"):
+        passing.add("root")
+    data = {key: value for key, value in tree["data"].items() if key not in passing}
+    pretrain = {key: value for key, value in tree["pretrain"].items() if key != "watch_every"}
+    return fingerprint_json({**tree, "data": data, "pretrain": pretrain})
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

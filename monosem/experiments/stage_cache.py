@@ -20,6 +20,7 @@ from monosem.core.artifacts import (
     verify_folder,
     write_json_atomic,
 )
+from monosem.core.drafts import sweep_drafts
 from monosem.core.errors import InputError
 
 _HASH_DIGITS = 16
@@ -95,6 +96,7 @@ class StageCache:
         `output` is an empty folder that becomes the stage's; `scratch` outlives an interruption.
         """
         if not self.has(stage):
+            sweep_drafts(self.root)
             scratch = self.scratch(stage)
             with (
                 _stopwatch(scratch.with_suffix(".seconds")) as elapsed,

@@ -43,11 +43,12 @@ class Estimate(NamedTuple):
 class Table1:
     """What stands beside the paper: `numbers` (TABLE1_COLUMNS, shares of 1; NaN where a side has none).
 
-    `unit` says what our intervals are over and `departures` what the run did otherwise than the paper, in
-    sentences.
+    `dataset` is ours, `unit` says what our intervals are over and `departures` what the run did otherwise
+    than the paper, in sentences.
     """
 
     paper: PaperTable1
+    dataset: str
     numbers: pd.DataFrame
     unit: str
     departures: str
@@ -74,7 +75,9 @@ def table1(manifest: dict[str, Any], results: pd.DataFrame) -> Table1 | None:
     n_images = int(results.loc[results["metric"].eq("accuracy"), "n"].max())
     numbers = pd.DataFrame(_numbers(paper, by_encoder, n_images), columns=list(TABLE1_COLUMNS))
     unit = _unit(n_encoders, n_images)
-    return Table1(paper, numbers, unit, departures_in_words(recipe, paper.recipe))
+    return Table1(
+        paper, str(results["dataset"].iloc[0]), numbers, unit, departures_in_words(recipe, paper.recipe)
+    )
 
 
 def side_by_side_table(table: Table1) -> Table:
@@ -88,7 +91,7 @@ def side_by_side_table(table: Table1) -> Table:
         ),
     )
     return Table(
-        f"Table 1 on {table.paper.data}: ours (95 % interval) beside the paper's",
+        f"Table 1 of the paper ({table.paper.data}) and ours on {table.dataset} (95 % interval)",
         ("ours", "paper's") * len(sets),
         groups,
         spans=tuple((feature_name(features), 2) for features in sets),

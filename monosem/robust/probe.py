@@ -174,8 +174,7 @@ def train_probes(
         return State(tensors, {"done": done})
 
     batches_per_epoch = math.ceil(len(features) / settings.batch_size)
-    for batch, lr in probe_batches(len(features), settings, seed, done):
-        rows = batch.to(features.device)
+    for rows, lr in probe_batches(len(features), settings, seed, done, features.device):
         inputs, given = scale(features[rows]), labels_by_sample[rows]
         for block, training in zip(blocks, trainings, strict=True):
             training.step(inputs, given[:, block], lr)
@@ -189,7 +188,7 @@ def train_probes(
 
 
 def probe_batches(
-    n: int, settings: ProbeSettings, seed: int, first: int = 0
+    n: int, settings: ProbeSettings, seed: int, first: int = 0, device: torch.device | str = "cpu"
 ) -> Iterator[tuple[Tensor, float]]:
     """The rows of every batch from number `first` on, epoch after epoch, each with its learning rate."""
     generator = torch_stream(seed, "probe", "order")
@@ -197,7 +196,8 @@ def probe_batches(
     step = 0
     for _ in range(settings.epochs):
         # Epochs before `first` are drawn too: one stream orders them all.
-        for rows in torch.split(torch.randperm(n, generator=generator), settings.batch_size):
+        order = torch.randperm(n, generator=generator).to(device)
+        for rows in torch.split(order, settings.batch_size):
             decay = 0.5 * (1 + math.cos(math.pi * step / n_steps)) if settings.schedule == "cosine" else 1.0
             if step >= first:
                 yield rows, settings.lr * decay

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from monosem.core.artifacts import fingerprint_json
 from monosem.experiments.comparisons import BOOTSTRAP_UNIT, compare
+from monosem.experiments.recipes import recipe_hash
 from monosem.experiments.results import read_results
 from monosem.report.table1 import write_table1
 from monosem.report.tables import summary, verdict_screen
@@ -23,7 +23,7 @@ def test_there_are_results():
 @pytest.mark.parametrize("run", RUNS, ids=lambda run: run.name)
 def test_comparisons_and_summary_follow_from_the_results(run):
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["recipe_hash"] == fingerprint_json(manifest["recipe"])
+    assert manifest["recipe_hash"] == recipe_hash(manifest["recipe"])
     committed = pd.read_csv(run / "comparisons.csv")
     # The bootstrap over test images needs per-image correctness, which is too large to keep here.
     committed = committed[committed["unit"] != BOOTSTRAP_UNIT].reset_index(drop=True)

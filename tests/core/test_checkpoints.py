@@ -267,3 +267,25 @@ def test_an_optimiser_goes_on_with_the_same_bits(name: str) -> None:
     assert torch.equal(resumed, whole)
     unlike = tensors["adam.0.momentum_buffer" if name == "SGD" else "adam.0.exp_avg"]
     assert not torch.equal(unlike, torch.zeros(7))
+
+
+def test_moments_come_back_laid_out_as_their_parameters(tmp_path: Path) -> None:
+    """Files hold tensors row by row; fused optimisers on a GPU want moments laid out as the weights."""
+
+    def trained() -> tuple[torch.nn.Conv2d, torch.optim.Optimizer]:
+        layer = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        optimizer = torch.optim.AdamW(layer.parameters())
+        layer(torch.ones(2, 4, 5, 5).to(memory_format=torch.channels_last)).sum().backward()
+        optimizer.step()
+        return layer, optimizer
+
+    layer, optimizer = trained()
+    Checkpoints(tmp_path, "x").save(optimizer_tensors(optimizer), {})
+    moments = optimizer.state[layer.weight]["exp_avg"]
+    other, restored = trained()
+    state = Checkpoints(tmp_path, "x").load()
+    assert state is not None
+    restore_optimizer(restored, state.tensors)
+    back = restored.state[other.weight]["exp_avg"]
+    assert back.stride() == moments.stride() == other.weight.stride()
+    assert torch.equal(back, moments)

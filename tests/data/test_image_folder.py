@@ -151,14 +151,10 @@ def test_chosen_classes_are_taken_and_others_left_alone(root: Path) -> None:
 def test_missing_classes_are_listed_in_one_line(root: Path) -> None:
     paint(root / "train/fig/a.png", BLUE)
     with pytest.raises(
-        InputError, match=r"3 class folders are missing: train/plum, test/fig, test/plum$"
+        InputError, match=r"2 classes are missing: fig \(test\), plum \(train, test\)$"
     ) as caught:
         read_image_folder(root, 8, classes=["apple", "fig", "plum"])
     assert str(root) in str(caught.value)
-    many = [f"class{number:02}" for number in range(30)]
-    with pytest.raises(InputError, match=r"train/class00, .*, train/class09 and 50 more$") as caught:
-        read_image_folder(root, 8, classes=many)
-    assert "60 class folders" in str(caught.value)
 
 
 def test_images_that_do_not_decode_are_named_and_counted(root: Path) -> None:

@@ -205,6 +205,11 @@ def test_a_run_that_really_collapses_says_so_and_what_to_change(
         pretrain(few_digits, settings, seed=0)
 
 
+def test_an_epoch_of_one_step_has_all_readings(few_digits: ImageDataset, tiny: PretrainSettings) -> None:
+    (epoch,) = pretrain(few_digits, tiny.replace(epochs=1, batch_size=200), seed=0).history
+    assert all(math.isfinite(value) for value in epoch.values())
+
+
 def test_a_batch_larger_than_the_data_is_refused(few_digits: ImageDataset, tiny: PretrainSettings) -> None:
     with pytest.raises(InputError, match="batch_size 512"):
         pretrain(few_digits, tiny.replace(batch_size=512), seed=0)

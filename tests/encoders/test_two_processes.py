@@ -39,14 +39,13 @@ def test_gradients_are_those_of_one_process_on_the_joint_batch(
 def test_a_whole_training_follows_that_of_one_process(outcomes: tuple[Path, Path]) -> None:
     one, two = (read_json(folder / "history.json") for folder in outcomes)
     assert [epoch["loss"] for epoch in two] == pytest.approx([epoch["loss"] for epoch in one], rel=1e-3)
-    assert [epoch["uniformity"] for epoch in two] != [
-        epoch["uniformity"] for epoch in one
-    ]  # pairs of own rows
+    assert [e["alignment"] for e in two] == pytest.approx([e["alignment"] for e in one], rel=1e-3)
 
 
 def test_every_process_holds_the_same_encoder_order_and_noise(outcomes: tuple[Path, Path]) -> None:
     main, other = (load_tensors(outcomes[1] / f"encoder-{rank}.safetensors") for rank in (0, 1))
     for name, value in main.items():
         assert torch.equal(value, other[name]), name
-    labels = [read_json(outcomes[1] / f"labels-{rank}.json") for rank in (0, 1)]
-    assert labels[0] == labels[1] == read_json(outcomes[0] / "labels-0.json")
+    for what in ("labels", "order"):
+        said = [read_json(outcomes[1] / f"{what}-{rank}.json") for rank in (0, 1)]
+        assert said[0] == said[1] == read_json(outcomes[0] / f"{what}-0.json")

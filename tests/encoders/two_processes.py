@@ -16,7 +16,7 @@ from monosem.data.label_noise import corrupt_labels
 from monosem.data.view_batches import view_batches
 from monosem.encoders.backbones import EncoderSettings, build_encoder
 from monosem.encoders.contrastive_step import ContrastiveStep
-from monosem.encoders.pretrain import PretrainSettings, objective_loss, pretrain
+from monosem.encoders.pretrain import PretrainSettings, epoch_batches, objective_loss, pretrain
 from monosem.encoders.sync_norm import synchronise_norms
 
 SETTINGS = PretrainSettings(
@@ -74,6 +74,8 @@ def main(out: Path) -> None:
             save_tensors(out / f"{objective}-pieces.safetensors", pieces)
     train, _ = load_dataset(DatasetSettings(name="digits", train_limit=64))
     trained = pretrain(train, SETTINGS, seed=0)
+    order = [batch.tolist() for batch in epoch_batches(len(train), SETTINGS.batch_size, 0, 1)]
+    write_json_atomic(out / f"order-{world.rank}.json", order)
     noisy = corrupt_labels(train.labels, 0.4, 0, 10)
     save_tensors(out / f"encoder-{world.rank}.safetensors", trained.encoder.state_dict())
     write_json_atomic(out / f"labels-{world.rank}.json", noisy.labels.tolist())

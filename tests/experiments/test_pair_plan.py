@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from monosem.data.datasets import DatasetSettings, load_dataset
@@ -33,6 +35,17 @@ def test_a_change_makes_anew_what_depends_on_it_and_nothing_else(data):
     assert {"sae", "measure sae", "published sae", "tuned random-topk-like-sae"} <= of_sae
     assert not any("ncl" in name or "pretrain" in name for name in of_sae)
     assert {name.split()[0] for name in changed(data, "label_noise.levels=[0.3]")} == {"tuned", "published"}
+
+
+def test_other_weights_of_a_local_hugging_face_model_make_all_anew(data, tmp_path):
+    config = {"model_type": "vit", "image_size": 8, "patch_size": 4, "num_channels": 1, "hidden_size": 16}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model = ("pretrain.encoder.backbone=huggingface", f"pretrain.encoder.hf_model={tmp_path}")
+    first = keys(data, *model)
+    assert keys(data, *model) == first
+    (tmp_path / "model.safetensors").write_bytes(b"other weights")
+    again = keys(data, *model)
+    assert not set(first.values()) & set(again.values())
 
 
 def test_a_setting_spelled_out_at_its_default_changes_no_key(data):
