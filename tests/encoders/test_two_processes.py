@@ -19,7 +19,7 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folders = tmp_path_factory.mktemp("one"), tmp_path_factory.mktemp("two")
     for folder, launch in zip(folders, ((), LAUNCH), strict=True):
         command = [sys.executable, *launch, str(SCRIPT), str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
     return folders
 
