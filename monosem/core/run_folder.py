@@ -13,6 +13,7 @@ import torch
 
 from monosem import __version__
 from monosem.core.artifacts import append_line, read_json, write_json_atomic
+from monosem.core.drafts import sweep_drafts
 from monosem.core.errors import InputError
 
 _VERSIONS_OF = ("torch", "numpy", "scipy", "scikit-learn", "pandas")
@@ -37,6 +38,7 @@ class RunFolder:
             InputError: the folder holds another run or other files.
         """
         folder = cls(path, recipe, recipe_hash)
+        sweep_drafts(path)  # a manifest that a kill cut off is nobody's file
         if (path / "manifest.json").exists():
             if read_json(path / "manifest.json").get("recipe_hash") != folder.recipe_hash:
                 raise InputError(

@@ -19,9 +19,10 @@ from monosem.core.artifacts import (
     read_json,
     verify_folder,
     write_json_atomic,
+    write_text_atomic,
 )
 from monosem.core.drafts import sweep_drafts
-from monosem.core.errors import InputError
+from monosem.core.errors import InputError, MonosemError
 
 _HASH_DIGITS = 16
 
@@ -95,11 +96,12 @@ class StageCache:
 
         `output` is an empty folder that becomes the stage's; `scratch` outlives an interruption.
         """
+        scratch = self.scratch(stage)
+        seconds_before = scratch.with_suffix(".seconds")
         if not self.has(stage):
             sweep_drafts(self.root)
-            scratch = self.scratch(stage)
             with (
-                _stopwatch(scratch.with_suffix(".seconds")) as elapsed,
+                _stopwatch(seconds_before) as elapsed,
                 atomic_folder(self.folder(stage)) as draft,
             ):
                 make(draft, scratch)
@@ -114,8 +116,10 @@ class StageCache:
                         "expected_seconds": expected_seconds,
                     },
                 )
-            shutil.rmtree(scratch, ignore_errors=True)
             self._verified.add(stage.key)
+        # Also where a kill came right after the output was complete.
+        shutil.rmtree(scratch, ignore_errors=True)
+        seconds_before.unlink(missing_ok=True)
         self.wall_seconds[stage.key] = read_json(self.folder(stage) / "stage.json")["wall_seconds"]
         return self.folder(stage)
 
@@ -134,8 +138,6 @@ def _stopwatch(file: Path) -> Iterator[Callable[[], float]]:
     try:
         yield elapsed
     except BaseException:
-        with suppress(OSError):  # what interrupted us matters more than the time it took
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(str(elapsed()))
+        with suppress(OSError, MonosemError):  # what interrupted us matters more than the time it took
+            write_text_atomic(file, str(elapsed()))
         raise
-    file.unlink(missing_ok=True)
