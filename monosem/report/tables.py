@@ -262,4 +262,10 @@ def _provenance(manifest: dict[str, Any]) -> str:
         for part in manifest["data"]
     )
     versions = ", ".join(f"{name} {number}" for name, number in manifest["versions"].items())
-    return f"Data: {data}. Versions: {versions}. Recipe {manifest['recipe_hash'][:16]}."
+    machine = manifest["machine"]
+    minutes = sum(manifest.get("wall_seconds", {}).values()) / 60
+    return (
+        f"Data: {data}. Machine: {machine['system']}, {machine['device']},"
+        f" {counted(machine['threads'], 'thread')}; making the stages took {minutes:.0f} min."
+        f" Versions: {versions}. Recipe {manifest['recipe_hash'][:16]}."
+    )
