@@ -33,7 +33,7 @@ def test_a_run_paused_again_and_again_ends_with_the_same_results_as_one_in_a_go(
     assert len(whole.out.splitlines()) <= 24
 
     pauses = 0
-    while (code := monosem("run", tiny, "--out", "sliced", "--store", "b", "--stop-after", "0.8")) == 75:
+    while (code := monosem("run", tiny, "--out", "sliced", "--store", "b", "--stop-after", "0.3")) == 75:
         pauses += 1
         assert "goes on from here" in capsys.readouterr().err
         assert monosem("report", "sliced") == 2
