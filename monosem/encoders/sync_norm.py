@@ -9,6 +9,8 @@ from monosem.core.distributed import summed, world_size
 class _SyncBatchNorm(nn.BatchNorm2d):
     """What torch's SyncBatchNorm is on a GPU, for processes on CPUs: plain tensor arithmetic."""
 
+    # Compiled into a graph, the exchanges would wait for each other for ever.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
