@@ -29,7 +29,7 @@ from monosem.encoders.backbones import EncoderSettings, build_encoder
 from monosem.encoders.contrastive_loss import nt_xent
 from monosem.encoders.contrastive_step import ContrastiveStep
 from monosem.encoders.optim import OPTIMIZERS
-from monosem.encoders.pretrain import PretrainSettings, objective_loss
+from monosem.encoders.pretrain_settings import PretrainSettings, objective_loss
 from monosem.encoders.readings import EpochReadings
 
 PEERS = ("torch==2.14.1", "torchvision==0.29.1", "lightly==1.6.0")

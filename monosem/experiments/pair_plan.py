@@ -10,7 +10,7 @@ from monosem.core.settings import Settings
 from monosem.data.datasets import ImageDataset
 from monosem.encoders.backbones import build_encoder
 from monosem.encoders.huggingface import local_files
-from monosem.encoders.pretrain import PretrainSettings
+from monosem.encoders.pretrain_settings import PretrainSettings
 from monosem.experiments.feature_sets import FEATURE_SETS, sources
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS

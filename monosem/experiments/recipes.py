@@ -8,7 +8,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from monosem.core.artifacts import fingerprint_json
 from monosem.core.settings import Settings, parse, read_yaml_mapping, with_overrides
 from monosem.data.datasets import DatasetSettings
-from monosem.encoders.pretrain import PretrainSettings
+from monosem.encoders.pretrain_settings import PretrainSettings
 from monosem.experiments.recipe_files import recipe_source
 from monosem.robust.probe import ProbeSettings
 from monosem.robust.ridge import RidgeSettings

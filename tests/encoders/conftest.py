@@ -3,7 +3,7 @@ import pytest
 from monosem.data.datasets import DatasetSettings, ImageDataset, load_dataset
 from monosem.data.views import ViewSettings
 from monosem.encoders.backbones import EncoderSettings
-from monosem.encoders.pretrain import PretrainSettings
+from monosem.encoders.pretrain_settings import PretrainSettings
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ from monosem.data.views import ViewSettings
 from monosem.encoders.backbones import Encoder, build_encoder
 from monosem.encoders.contrastive_step import ContrastiveStep
 from monosem.encoders.optim import OPTIMIZERS
-from monosem.encoders.pretrain import PretrainSettings, objective_loss
+from monosem.encoders.pretrain_settings import PretrainSettings, objective_loss
 from monosem.encoders.readings import EpochReadings
 
 CPU = World(0, 1, torch.device("cpu"))

@@ -14,7 +14,8 @@ from monosem.core.settings import parse
 from monosem.data.datasets import ImageDataset, Statistics
 from monosem.encoders.backbones import Encoder, EncoderSettings, build_encoder, load_encoder, save_encoder
 from monosem.encoders.huggingface import HuggingFaceModel
-from monosem.encoders.pretrain import PretrainSettings, pretrain
+from monosem.encoders.pretrain import pretrain
+from monosem.encoders.pretrain_settings import PretrainSettings
 
 transformers = pytest.importorskip("transformers", reason="needs monosem[llm]")
 

@@ -10,7 +10,8 @@ from monosem.core.errors import InputError, MonosemError, Paused
 from monosem.core.progress import SilentWatch
 from monosem.data.datasets import ImageDataset
 from monosem.encoders.backbones import Encoder, build_encoder
-from monosem.encoders.pretrain import PretrainSettings, objective_loss, pretrain
+from monosem.encoders.pretrain import pretrain
+from monosem.encoders.pretrain_settings import PretrainSettings, objective_loss
 
 
 class PauseAlways(SilentWatch):
@@ -126,7 +127,7 @@ def test_a_device_that_fails_is_one_line_and_the_checkpoint_stays(
         raise RuntimeError(said)
 
     with monkeypatch.context() as patch:
-        patch.setattr("monosem.encoders.pretrain.nt_xent", fail)
+        patch.setattr("monosem.encoders.pretrain_settings.nt_xent", fail)
         with pytest.raises(MonosemError, match=expected) as caught:
             pretrain(few_digits, tiny, seed=3, checkpoint=tmp_path)
     assert "\n" not in str(caught.value)

@@ -16,7 +16,8 @@ from monosem.data.label_noise import corrupt_labels
 from monosem.data.view_batches import view_batches
 from monosem.encoders.backbones import EncoderSettings, build_encoder
 from monosem.encoders.contrastive_step import ContrastiveStep
-from monosem.encoders.pretrain import PretrainSettings, epoch_batches, objective_loss, pretrain
+from monosem.encoders.pretrain import epoch_batches, pretrain
+from monosem.encoders.pretrain_settings import PretrainSettings, objective_loss
 from monosem.encoders.sync_norm import synchronise_norms
 
 SETTINGS = PretrainSettings(
