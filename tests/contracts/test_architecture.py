@@ -45,7 +45,7 @@ def test_the_check_above_sees_an_upward_import(tmp_path):
     assert _imported_floors(file) == {"report"}
 
 
-def test_the_wheel_holds_recipes_templates_and_type_marker(tmp_path):
+def test_the_wheel_holds_recipes_class_lists_numbers_templates_and_type_marker(tmp_path):
     pytest.importorskip("hatchling")
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=PACKAGE.parent, check=True, capture_output=True)
@@ -53,6 +53,8 @@ def test_the_wheel_holds_recipes_templates_and_type_marker(tmp_path):
     shipped = set(zipfile.ZipFile(wheel).namelist())
     needed = {"monosem/py.typed", "monosem/recipes/digits.yaml", "monosem/recipes/cifar100-small.yaml"}
     needed |= {f"monosem/report/templates/{path.name}" for path in (PACKAGE / "report/templates").iterdir()}
+    needed |= {f"monosem/recipes/table1-{data}.yaml" for data in ("cifar100", "imagenet100")}
+    needed |= {"monosem/data/imagenet100.txt", "monosem/report/paper_numbers.json"}
     assert needed <= shipped
     assert not [name for name in shipped if name.startswith(("tests/", "docs/", "runs/"))]
 
