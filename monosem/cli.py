@@ -197,7 +197,7 @@ def _exit_code(arguments: list[str], debug: bool) -> int:
         _say(f"error: {_one_line(error)}")
         return getattr(error, "exit_code", 1)
     if outcome == INTERRUPTED_EXIT_CODE:  # how typer hands on Ctrl-C
-        print("error: interrupted; the same command goes on from what is finished", file=sys.stderr)
+        _say("error: interrupted; the same command goes on from what is finished")
     return outcome if isinstance(outcome, int) else 0
 
 

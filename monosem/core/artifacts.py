@@ -141,6 +141,12 @@ def fingerprint_arrays(*arrays: np.ndarray | torch.Tensor) -> str:
     return digest.hexdigest()
 
 
+def fingerprint_file(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with open(path, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def fingerprint_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
@@ -182,11 +188,8 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file() and file.name != _CHECKSUMS:
-            with open(file, "rb") as stream:
-                digests[file.relative_to(folder).as_posix()] = hashlib.file_digest(
-                    stream, "sha256"
-                ).hexdigest()
-    return digests
+    return {
+        file.relative_to(folder).as_posix(): fingerprint_file(file)
+        for file in sorted(folder.rglob("*"))
+        if file.is_file() and file.name != _CHECKSUMS
+    }

@@ -22,9 +22,10 @@ from monosem.core.artifacts import (
     verify_folder,
     write_json_atomic,
 )
+from monosem.core.distributed import World
 from monosem.core.drafts import sweep_drafts
-from monosem.core.errors import InputError
-from monosem.core.progress import Watch
+from monosem.core.errors import InputError, Paused
+from monosem.core.progress import PAUSED, Watch
 
 SECONDS_BETWEEN = 30.0
 """Checkpoints are due at least this far apart,"""
@@ -111,8 +112,11 @@ class Checkpoints:
         apart = max(SECONDS_BETWEEN, SAVES_BETWEEN * self._took)
         return self._folder is not None and time.monotonic() - self._saved_at > apart
 
-    def at_safe_point(self, watch: Watch, state: Callable[[], State]) -> None:
+    def at_safe_point(self, watch: Watch, state: Callable[[], State], world: World | None = None) -> None:
         """Called after each step: saves `state()` when due, or when `watch` wants to pause; then pauses.
+
+        The processes of `world`, if there are several, all call it and make their `state()`; the main one
+        decides and writes.
 
         Raises:
             MonosemError: the state could not be written.
@@ -120,11 +124,16 @@ class Checkpoints:
         """
         if self._folder is None:
             return
-        pausing = watch.should_pause()
-        if pausing or self.due():
-            self.save(*state())
+        asked = watch.should_pause(), self.due()
+        pausing, due = asked if world is None else world.agreed(*asked)
+        if pausing or due:
+            now = state()
+            if world is None or world.is_main:
+                self.save(*now)
+            if world is not None:
+                world.wait()
         if pausing:
-            watch.check()
+            raise Paused(PAUSED)
 
     def _numbered(self) -> list[Path]:
         """The folders of checkpoints, oldest first."""

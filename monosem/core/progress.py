@@ -3,8 +3,6 @@
 import time
 from typing import Any, Protocol
 
-from monosem.core.errors import Paused
-
 PAUSED = "paused: the time given by --stop-after is up; the same command goes on from here"
 
 
@@ -21,10 +19,7 @@ class Watch(Protocol):
         """Readings worth keeping, such as those of an epoch that ended."""
 
     def should_pause(self) -> bool:
-        """Whether the time is up: the loop then saves its state and calls `check`."""
-
-    def check(self) -> None:
-        """Called where the state on disk is complete; raises `Paused` if the time is up."""
+        """Whether the time is up: the loop then saves its state and raises `Paused`."""
 
 
 class SilentWatch:
@@ -42,11 +37,6 @@ class SilentWatch:
     def should_pause(self) -> bool:
         """Never."""
         return False
-
-    def check(self) -> None:
-        """Raise `Paused` when `should_pause` says so."""
-        if self.should_pause():
-            raise Paused(PAUSED)
 
 
 class TimedWatch(SilentWatch):

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from monosem.data.decode import BYTES_A_PIXEL, as_rgb, decoding, pixels_of
-from monosem.data.views import CROP_ATTEMPTS, ViewSettings
+from monosem.data.views import CROP_ATTEMPTS, ViewSettings, central_crop
 
 Box = tuple[int, int, int, int]
 """Left, top, width and height in whole pixels."""
@@ -45,8 +45,7 @@ def draw_box(width: int, height: int, views: ViewSettings, stream: random.Random
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return stream.randint(0, width - w), stream.randint(0, height - h), w, h
-    ratio = min(max(width / height, low_ratio), high_ratio)
-    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    w, h = central_crop(width, height, views)
     return (width - w) // 2, (height - h) // 2, w, h
 
 

@@ -32,14 +32,16 @@ class Statistics:
     std: tuple[float, ...]
 
 
+# The custom of the field for natural images.
+_IMAGENET = Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
 # The one table of them: encoders are trained, embedded and probed with the same numbers.
 STATISTICS = {
     "digits": Statistics((0.3056,), (0.3761,)),
     "cifar10": Statistics((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Statistics((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    # ImageNet's, as is the custom of the field for natural images.
-    "folder": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "imagenet100": Statistics((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "folder": _IMAGENET,
+    "imagenet100": _IMAGENET,
 }
 
 

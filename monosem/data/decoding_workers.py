@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from monosem.core.errors import InputError, MonosemError
+from monosem.core.devices import device_errors_explained
+from monosem.core.errors import InputError
 
 _MOST_WORKERS = 16
 _AHEAD = 2  # batches each process prepares in advance; they lie in shared memory
@@ -65,7 +66,11 @@ def read_batches(
         warnings.simplefilter("ignore", DeprecationWarning)
         items = iter(loader)
     try:
-        while (item := _next(items, workers)) is not None:
+        while True:
+            with device_errors_explained("reading images", "set data.workers lower"):
+                item = next(items, None)
+            if item is None:
+                return
             if isinstance(item, _Refusal):
                 raise InputError(item.message)
             yield item
@@ -114,18 +119,6 @@ class _Batches(Dataset[Tensor | _Refusal]):
 def _shared(n: int) -> Tensor:
     storage = torch.UntypedStorage._new_shared(n)  # type: ignore[no-untyped-call]
     return torch.empty(0, dtype=torch.uint8).set_(storage)
-
-
-def _next(items: Iterator[Tensor | _Refusal], workers: int) -> Tensor | _Refusal | None:
-    try:
-        return next(items, None)
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise MonosemError(
-            f"a process that decodes images died ({str(error).splitlines()[0]}); if memory or /dev/shm is "
-            f"too small for {workers} of them, set data.workers lower"
-        ) from error
 
 
 def _leave_interrupts_to_parent(_: int) -> None:

@@ -40,9 +40,9 @@ class ImageFiles:
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, rows: Tensor) -> Self:
-        """The files of these rows alone (int64 [M])."""
-        index = rows.cpu().numpy()
+    def __getitem__(self, rows: Tensor | slice) -> Self:
+        """The files of these rows alone (int64 [M], or a slice)."""
+        index = np.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu().numpy()]
         paths = tuple(self.paths[row] for row in index)
         return replace(self, paths=paths, byte_sizes=self.byte_sizes[index], ids=self.ids[index])
 

@@ -161,6 +161,13 @@ def two_views(images: Tensor, settings: ViewSettings, generator: torch.Generator
     return apply_views(images, first), apply_views(images, second)
 
 
+def central_crop(width: int, height: int, settings: ViewSettings) -> tuple[int, int]:
+    """Width and height of the largest crop of an allowed ratio, which stands in where no attempt fits."""
+    low_ratio, high_ratio = settings.crop_ratio
+    ratio = min(max(width / height, low_ratio), high_ratio)
+    return min(width, round(height * ratio)), min(height, round(width / ratio))
+
+
 def _colour_and_blur(views: Tensor, p: ViewParameters) -> Tensor:
     views = jitter(views, p.brightness, p.contrast, p.saturation, p.hue, p.order)
     if views.shape[1] == 3:
@@ -185,9 +192,7 @@ def _draw_crops(
     first = fits.int().argmax(dim=1, keepdim=True)
     found = fits.any(dim=1)
 
-    central_ratio = min(max(width / height, low_ratio), high_ratio)
-    central_height = min(height, round(width / central_ratio))
-    central_width = min(width, round(height * central_ratio))
+    central_width, central_height = central_crop(width, height, settings)
     crop_height = torch.where(found, tried_height.gather(1, first).squeeze(1), central_height)
     crop_width = torch.where(found, tried_width.gather(1, first).squeeze(1), central_width)
     slack_height, slack_width = height - crop_height, width - crop_width

@@ -75,11 +75,9 @@ def embed(
     returns all features.
     """
     world = world or World(0, 1, this_world().device)
-    own = world.part(len(dataset))
-    images = dataset.images if world.size == 1 else dataset.images[torch.arange(own.start, own.stop)]
     features = embed_images(
         encoder,
-        images,
+        dataset.images[world.part(len(dataset))],
         dataset.mean,
         dataset.std,
         layer=layer,

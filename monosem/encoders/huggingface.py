@@ -4,10 +4,10 @@ transformers is imported when a model is made and not before. No code of a model
 what transformers itself knows.
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from monosem.core.artifacts import fingerprint_file
 from monosem.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -260,8 +261,11 @@ def local_files(name: str) -> dict[str, str]:
     folder = Path(name)
     if not folder.is_dir():
         return {}
-    found = {}
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with open(path, "rb") as stream:
-            found[path.name] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return found
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    return {path.name: _fingerprint(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files}
+
+
+@lru_cache(maxsize=256)
+def _fingerprint(path: Path, size: int, changed: int) -> str:
+    """Of a file as it was when it had that size and was changed then: every stage of a plan asks for it."""
+    return fingerprint_file(path)

@@ -10,11 +10,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from monosem.core.checkpoints import Checkpoints, optimizer_tensors, part_of, restore_optimizer, under
+from monosem.core.checkpoints import (
+    Checkpoints,
+    State,
+    optimizer_tensors,
+    part_of,
+    restore_optimizer,
+    under,
+)
 from monosem.core.devices import device_errors_explained
 from monosem.core.distributed import World, gathered_rows, summed, this_world
-from monosem.core.errors import InputError, Paused
-from monosem.core.progress import PAUSED, SILENT, Watch
+from monosem.core.errors import InputError
+from monosem.core.progress import SILENT, Watch
 from monosem.core.seeding import torch_stream
 from monosem.data.datasets import ImageDataset
 from monosem.data.view_batches import view_batches
@@ -112,7 +119,6 @@ class _Training:
         facts = settings.model_dump(mode="json", exclude={"watch_every"})
         identity = {"settings": facts, "seed": seed, "data": train.fingerprint, "on": world.device.type}
         self._checkpoints = Checkpoints(checkpoint, identity, watch.notice)
-        self._may_pause = checkpoint is not None
         self._restore()
 
     def finish(self) -> Pretrained:
@@ -187,24 +193,16 @@ class _Training:
     def _save_or_pause(self) -> None:
         if self._world.size > 1 and self._done % _STEPS_BETWEEN_AGREEMENTS and self._done % self._steps:
             return
-        pause, save = self._world.agreed(
-            self._may_pause and self._watch.should_pause(), self._checkpoints.due()
-        )
-        if pause or save:
-            self._save()
-        if pause:
-            raise Paused(PAUSED)
+        self._checkpoints.at_safe_point(self._watch, self._state, self._world)
 
-    def _save(self) -> None:
+    def _state(self) -> State:
         tensors = {
             **under("encoder", self._encoder.state_dict()),
             **under("optimizer", optimizer_tensors(self._optimizer)),
             **under("readings", {name: summed(tensor) for name, tensor in self._readings.sums.items()}),
             "augment": self._augment.get_state(),
         }
-        if self._world.is_main:
-            self._checkpoints.save(tensors, {"done": self._done, "history": self._history})
-        self._world.wait()
+        return State(tensors, {"done": self._done, "history": self._history})
 
     def _restore(self) -> None:
         """Put the last saved state, if there is one, into the encoder, the optimiser and the position."""

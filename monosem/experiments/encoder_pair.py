@@ -160,25 +160,24 @@ class EncoderPair:
     def _embed_noisy(self, name: Objective) -> dict[str, Tensor]:
         """Half-precision outputs for the noisy test images of every cell, each block of images read once."""
         encoder, kind = self._encoder(name).to(self._world.device), self._recipe.input_noise.kind
-        own = self._test.take(np.arange(len(self._test))[self._world.part(len(self._test))])
-        blocks = -(-len(own) // EMBED_ROWS)
+        test, own = self._test, self._world.part(len(self._test))
+        images, ids = test.images[own], test.ids[own]
+        blocks = -(-len(images) // EMBED_ROWS)
         outputs: dict[str, list[Tensor]] = {_cell_name(*cell): [] for cell in self._noise_cells}
-        for done, (where, images) in enumerate(image_blocks(own.images, EMBED_ROWS)):
+        for done, (where, clean) in enumerate(image_blocks(images, EMBED_ROWS)):
             for level, draw in self._noise_cells:
                 noisy = add_input_noise(
-                    images,
+                    clean,
                     level,
                     noise_seed(self.seed, draw),
                     kind=kind,
-                    ids=own.ids[where],
-                    channel_std=own.std,
+                    ids=ids[where],
+                    channel_std=test.std,
                 )
-                z = embed_images(encoder, noisy, own.mean, own.std, device=self._world.device)
+                z = embed_images(encoder, noisy, test.mean, test.std, device=self._world.device)
                 outputs[_cell_name(level, draw)].append(_as_half(z))
             self._watch.progress(done + 1, blocks)
-        return {
-            cell: collected(torch.cat(parts), len(self._test), self._world) for cell, parts in outputs.items()
-        }
+        return {cell: collected(torch.cat(parts), len(test), self._world) for cell, parts in outputs.items()}
 
     def _train_sae(self, scratch: Path) -> SparseAutoencoder:
         features = FeatureSet.open(self._cache.folder(self.stages.embedded["simclr"]) / "train")

@@ -18,7 +18,7 @@ from monosem.report.figure_style import COLOURS, embeddable
 from monosem.report.figures import all_figures, save_figures
 from monosem.report.pretraining_figure import encoder_epochs, pretraining_figure
 from monosem.report.run_tables import read_run
-from monosem.report.table1 import notes, side_by_side_table, table1
+from monosem.report.table1 import Table1, notes, side_by_side_table, table1
 from monosem.report.table1_figure import table1_figure
 from monosem.report.wording import METHOD_MEANINGS, MINUS, condition_name, feature_name, points
 
@@ -56,7 +56,7 @@ def write_page(run_folder: Path) -> None:
     if not epochs.empty:
         figures["pretraining"] = pretraining_figure(epochs)
     drawings = save_figures(figures, run_folder / "figures")
-    page = render_page(manifest, results, comparisons, drawings, epochs)
+    page = render_page(manifest, results, comparisons, drawings, epochs, beside)
     write_text_atomic(run_folder / "report.html", page)
 
 
@@ -66,12 +66,13 @@ def render_page(
     comparisons: pd.DataFrame,
     drawings: Mapping[str, str],
     epochs: pd.DataFrame,
+    beside: Table1 | None,
 ) -> str:
     """The page of one run as HTML that refers to nothing outside itself and runs no script.
 
-    `drawings` are the SVG documents that `save_figures` returns, `epochs` the readings of `encoder_epochs`.
+    `drawings` are the SVG documents that `save_figures` returns, `epochs` the readings of `encoder_epochs`,
+    `beside` what stands beside the paper's Table 1.
     """
-    beside = table1(manifest, results)
     environment = Environment(
         loader=PackageLoader("monosem.report"),
         autoescape=True,
