@@ -28,7 +28,7 @@ RESULT_COLUMNS = (
 
 PROMPT_COLUMNS = (
     "dataset", "encoder", "features", "baseline", "condition", "metric", "level",
-    "mean_diff", "ci_low", "ci_high", "p", "unit", "n",
+    "mean_diff", "ci_low", "ci_high", "p", "p_holm", "unit", "n",
 )  # fmt: skip
 """Of a tuned language model's comparisons.csv: models beside each other, prompt by prompt."""
 

@@ -70,7 +70,8 @@ class TuningRecipe(Settings):
     quantise: Quantisation | None = None
     root: str = "data/text"
     """Folder of the texts."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
+    """Of data, adapters and the order of training."""
     align: AlignSettings | None = None
     tasks: dict[str, TaskSettings] = Field(min_length=1)
     """sst2, dolly, or the name of a JSONL file in `root`."""
@@ -119,10 +120,11 @@ def task_recipe(
 ) -> TuningRecipe:
     """The recipe of `monosem llm tune`: one task, the adapters lora or monolora, no alignment measured.
 
-    settings: n_train, n_test and seed; rank of both adapters; the others are those of `TuneSettings`.
+    settings: n_train, n_test, seed; rank of both adapters; the others are those of `TuneSettings`.
     Raises InputError for values that are not allowed.
     """
     rank = settings.pop("rank")
+    seed = settings.pop("seed")
     sizes = {key: settings.pop(key) for key in ("n_train", "n_test")}
     tree = {
         "title": f"{base} tuned on {data}",
@@ -130,7 +132,7 @@ def task_recipe(
         "base": base,
         "quantise": quantise,
         "root": root,
-        "seed": settings["seed"],
+        "seed": seed,
         "tasks": {data: {**sizes, "tune": settings}},
         "adapters": {kind: {"kind": kind, "rank": rank, "alpha": rank} for kind in adapters},
     }

@@ -1,4 +1,4 @@
-"""Run a tuning recipe: make its missing stages, collect measurements, compare adapters prompt by prompt."""
+"""Run a tuning recipe: make its missing stages, collect their measurements in tables."""
 
 import shutil
 import time
@@ -6,29 +6,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
-from scipy.stats import binomtest
-from torch import Tensor
 
 from monosem.core.artifacts import write_json_atomic, write_text_atomic
 from monosem.core.errors import Paused
 from monosem.core.progress import PAUSED, SILENT
 from monosem.core.run_folder import RunFolder
-from monosem.core.seeding import numpy_stream
-from monosem.experiments.results import PROMPT_COLUMNS, RESULT_COLUMNS, write_table
+from monosem.experiments.results import RESULT_COLUMNS, write_table
 from monosem.experiments.run import RunWatch
-from monosem.experiments.stage_cache import Stage, StageCache
-from monosem.experiments.tuning import Subject, Tuning
+from monosem.experiments.stage_cache import StageCache
+from monosem.experiments.tuning import Tuning
+from monosem.experiments.tuning_comparisons import compare_prompts
 from monosem.experiments.tuning_recipe import TuningRecipe
 
-_BOOTSTRAPS = 10_000
 _EXAMPLES = 20
 
 
 def run_tuning(recipe: TuningRecipe, out: Path, store: Path, command: str, watch: RunWatch) -> None:
-    """Make every missing stage and write the run folder's manifest, results.csv, comparisons.csv and answers.
+    """Make every missing stage and write the run folder: manifest, tables, answers, adapters.
 
     Raises:
         InputError: the run folder holds another run, texts or base are at fault, or tuning refusals in did
@@ -53,10 +48,12 @@ def run_tuning(recipe: TuningRecipe, out: Path, store: Path, command: str, watch
             tuning.check_aligned()
         if not made and watch.should_pause():
             raise Paused(PAUSED)
-    write_table(results(tuning), out / "results.csv")
-    write_table(comparisons(tuning), out / "comparisons.csv")
+    measured, prompts = results(tuning), per_prompt(tuning)
+    write_table(measured, out / "results.csv")
+    write_table(prompts, out / "prompts.csv")
+    write_table(compare_prompts(measured, prompts, recipe.seed), out / "comparisons.csv")
     write_json_atomic(out / "answers.json", _examples(tuning))
-    write_text_atomic(out / "templates.txt", tuning.template())
+    write_text_atomic(out / "templates.txt", tuning.templates())
     for subject, _ in tuning.subjects:
         if subject.tuned is not None and subject.features == subject.adapter:
             place = out / "adapters" / f"{subject.task}-{subject.adapter}"
@@ -66,7 +63,7 @@ def run_tuning(recipe: TuningRecipe, out: Path, store: Path, command: str, watch
         command,
         tables_complete=True,
         texts=tuning.texts.fingerprint,
-        readings={_label(subject): tuning.readings(stage) for subject, stage in tuning.subjects},
+        readings={model.label: tuning.readings(stage) for model, stage in tuning.measured()},
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=dict(cache.wall_seconds),
     )
@@ -99,14 +96,15 @@ def results(tuning: Tuning) -> pd.DataFrame:
 
 
 def _rows(tuning: Tuning) -> Iterator[dict[str, Any]]:
-    for subject, stage in tuning.subjects:
+    for model, stage in tuning.measured():
         readings = tuning.readings(stage)
+        readings.pop("scale")
         facts = {
-            "dataset": subject.task or "none",
+            "dataset": model.task,
             "encoder": tuning.recipe.base,
-            "features": subject.features,
+            "features": model.features,
             "protocol": "tuned",
-            "level": readings.pop("scale"),
+            "level": model.scale,
             "encoder_seed": tuning.recipe.seed,
             "noise_seed": 0,
         }
@@ -133,82 +131,19 @@ def _rows(tuning: Tuning) -> Iterator[dict[str, Any]]:
             yield {**facts, "condition": condition, "metric": metric, "value": value}
 
 
-def comparisons(tuning: Tuning) -> pd.DataFrame:
-    """Adapters at their own scale, and LoRA where it matches, against LoRA and against the start, by prompt.
+def per_prompt(tuning: Tuning) -> pd.DataFrame:
+    """Every value prompt by prompt: a row for each prompt of a condition and metric, a column for each model.
 
-    One seed was trained, so intervals (paired bootstrap) and p (McNemar's exact test, of shares) are over
-    prompts: they say nothing of what another seed would give.
+    Empty where a model was not asked, or a judge failed.
     """
-    values = {stage.key: tuning.values(stage) for _, stage in tuning.subjects}
-    found = [
-        {
-            "dataset": subject.task,
-            "encoder": tuning.recipe.base,
-            "features": subject.features,
-            "baseline": baseline.features,
-            "condition": condition,
-            "metric": metric,
-            "level": tuning.readings(stage)["scale"],
-            **_compared(values[stage.key][name], values[other.key][name], tuning.recipe.seed),
-            "unit": "prompt",
+    columns = {}
+    for model, stage in tuning.measured():
+        parts = {
+            tuple(name.split("/", 1)): pd.Series(values.double().numpy())
+            for name, values in tuning.values(stage).items()
         }
-        for subject, stage, baseline, other in _pairs(tuning)
-        for name, condition, metric in _endpoints(tuning, subject)
-    ]
-    return pd.DataFrame(found).reindex(columns=list(PROMPT_COLUMNS))
-
-
-def _pairs(tuning: Tuning) -> Iterator[tuple[Subject, Stage, Subject, Stage]]:
-    """What is compared with what: adapters at their own scale, LoRA where it matches, and their baselines."""
-    start = next((s, stage) for s, stage in tuning.subjects if s.features == tuning.start)
-    for subject, stage in tuning.subjects:
-        if subject.task is None or subject.is_on_the_way:
-            continue
-        yield subject, stage, *start
-        for baseline, other in tuning.subjects:
-            if baseline.task != subject.task or baseline.is_on_the_way or baseline is subject:
-                continue
-            # MonoLoRA against every LoRA (half the rank, matched), the others against LoRA as it is.
-            adapter = tuning.recipe.adapters[baseline.adapter or ""]
-            if adapter.kind == "lora" if subject.features == "monolora" else baseline.features == "lora":
-                yield subject, stage, baseline, other
-
-
-def _endpoints(tuning: Tuning, subject: Subject) -> Iterator[tuple[str, str, str]]:
-    """Per-prompt values that are compared: refusals, what judges flag, and the task's own measure."""
-    if tuning.recipe.prompts is not None:
-        for condition, metric in (("harmful", "refused"), ("harmless", "refused"), ("harmful", "degenerate")):
-            yield f"{condition}/{metric}", condition, metric
-        for judge in tuning.recipe.judges:
-            yield f"harmful/{judge}/flagged", "harmful", f"{judge}/flagged"
-    if subject.task is not None:
-        primary = tuning.texts.tasks[subject.task].primary
-        yield f"{subject.task}/{primary}", subject.task, primary
-
-
-def _compared(values: Tensor, baseline: Tensor, seed: int) -> dict[str, Any]:
-    """Mean difference of paired values with a bootstrap interval, and McNemar's p where they are 0 or 1."""
-    both = ~(values.isnan() | baseline.isnan())
-    one, other = values[both].double().numpy(), baseline[both].double().numpy()
-    if not len(one):
-        return {"n": 0}
-    difference = one - other
-    draws = numpy_stream(seed, "tuning", "bootstrap").integers(len(one), size=(_BOOTSTRAPS, len(one)))
-    low, high = np.quantile(difference[draws].mean(1), [0.025, 0.975])
-    shares = bool(np.isin(one, (0, 1)).all() and np.isin(other, (0, 1)).all())
-    return {
-        "mean_diff": difference.mean(),
-        "ci_low": low,
-        "ci_high": high,
-        "p": mcnemar_p(one, other) if shares else None,
-        "n": len(one),
-    }
-
-
-def mcnemar_p(one: NDArray[np.float64], other: NDArray[np.float64]) -> float:
-    """McNemar's exact two-sided p for paired shares, 0 or 1 each [N]; 1 where no pair differs."""
-    gained, lost = int((one > other).sum()), int((one < other).sum())
-    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
+        columns[model.label] = pd.concat(parts, names=["condition", "metric", "prompt"])
+    return pd.DataFrame(columns).reset_index()
 
 
 def _examples(tuning: Tuning) -> dict[str, Any]:
@@ -222,15 +157,10 @@ def _examples(tuning: Tuning) -> dict[str, Any]:
         kind: {
             "prompts": prompts[:_EXAMPLES],
             "answers": {
-                _label(subject): answers[kind][:_EXAMPLES]
-                for subject, stage in tuning.subjects
-                if not subject.is_on_the_way and kind in (answers := tuning.answers(stage))
+                model.label: answers[kind][:_EXAMPLES]
+                for model, stage in tuning.measured()
+                if not model.is_on_the_way and kind in (answers := tuning.answers(stage))
             },
         }
         for kind, prompts in asked.items()
     }
-
-
-def _label(subject: Subject) -> str:
-    at = "" if isinstance(subject.scale, Stage) or subject.scale == 1 else f" at {subject.scale:g}"
-    return subject.features + (f", {subject.task}" if subject.task else "") + at

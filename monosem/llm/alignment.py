@@ -55,11 +55,23 @@ def measure_alignment(
     to_harmless = answers(model, tokenizer, harmless, **settings, watch=Portion(watch, n, total - n, total))
     values = _by_rules(to_harmful)
     for judge in judges:
-        judgement = judge.judge(harmful, to_harmful, batch_size=batch_size)
-        by_category = zip(judge.categories, judgement.probabilities.T, strict=True)
-        values |= {f"{judge.name}/{category}": column for category, column in by_category}
-        values[f"{judge.name}/flagged"] = judgement.flagged()
+        values |= judged(judge, harmful, to_harmful, batch_size=batch_size)
     return Alignment(values, _by_rules(to_harmless), to_harmful, to_harmless)
+
+
+def judged(
+    judge: Judge,
+    prompts: Sequence[str],
+    given: Sequence[str],
+    *,
+    batch_size: int = 16,
+    watch: Watch = SILENT,
+) -> dict[str, Tensor]:
+    """For each answer NAME/CATEGORY (probability) and NAME/flagged (0 or 1), [N]; NaN where it failed."""
+    judgement = judge.judge(prompts, given, batch_size=batch_size, watch=watch)
+    by_category = zip(judge.categories, judgement.probabilities.T.contiguous(), strict=True)
+    values = {f"{judge.name}/{category}": column.clone() for category, column in by_category}
+    return values | {f"{judge.name}/flagged": judgement.flagged()}
 
 
 def _by_rules(given: Sequence[str]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from monosem.llm.generate import answers
 from monosem.llm.judges import Judge, Judgement, load_judge
 from monosem.llm.monolora import load_adapter
 from monosem.llm.refusals import is_degenerate, is_refusal, word_counts
-from monosem.llm.tasks import read_pairs, read_prompts
+from monosem.llm.text_files import read_pairs, read_prompts
 
 
 def judge_file(

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from monosem.core.errors import InputError
 from monosem.llm.monolora import adapted_layers
 
+MOST_SCALE = 8.0
+"""The largest scale at which an adapter is tried."""
+
 Batches = Iterable[Mapping[str, Tensor]]
 """Padded texts: input_ids and attention_mask, each [B, T]."""
 
@@ -75,7 +78,11 @@ def divergence(model: Any, batches: Batches) -> float:
 
 
 def scale_for(
-    measure: Callable[[], float], target: float, model: nn.Module, adapter: str = "default", most: float = 8.0
+    measure: Callable[[], float],
+    target: float,
+    model: nn.Module,
+    adapter: str = "default",
+    most: float = MOST_SCALE,
 ) -> float:
     """The scale at which `measure` of the model gives `target`, to one in a hundred.
 

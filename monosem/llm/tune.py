@@ -33,6 +33,8 @@ def tune_adapter(
     adapter: AdapterSettings,
     settings: TuneSettings,
     folder: Path,
+    *,
+    seed: int = 0,
     watch: Watch = SILENT,
 ) -> Any:
     """The model with the adapter trained on `pairs`, in evaluation mode; loss on the responses only.
@@ -45,6 +47,7 @@ def tune_adapter(
     identity = {
         "adapter": adapter.model_dump(mode="json"),
         "tune": settings.model_dump(mode="json"),
+        "seed": seed,
         "data": fingerprint_pairs(pairs),
     }
     if (folder / _DONE).exists():
@@ -52,7 +55,9 @@ def tune_adapter(
         return load_adapter(model, folder / "adapter")
     from datasets import Dataset
     from transformers import PrinterCallback
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
+
+    from monosem.llm.response_trainer import ResponseTrainer
 
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / _STARTED).exists():
@@ -71,8 +76,9 @@ def tune_adapter(
         learning_rate=settings.lr,
         lr_scheduler_type=settings.schedule,
         weight_decay=settings.weight_decay,
-        seed=settings.seed,
-        data_seed=settings.seed,
+        seed=seed,
+        data_seed=seed,
+        train_sampling_strategy="group_by_length" if settings.by_length else "random",
         save_strategy="steps",
         save_steps=settings.checkpoint_every,
         save_total_limit=2,
@@ -88,8 +94,8 @@ def tune_adapter(
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     with torch.random.fork_rng():
-        peft_model = fresh_adapter(model, adapter, settings.seed)
-        trainer = SFTTrainer(
+        peft_model = fresh_adapter(model, adapter, seed)
+        trainer = ResponseTrainer(
             model=peft_model,
             args=options,
             train_dataset=Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels}),

@@ -1,4 +1,4 @@
-"""Settings of an adapter and of its training.."""
+"""Settings of an adapter and of its training."""
 
 from typing import Any, Literal
 
@@ -48,7 +48,8 @@ class TuneSettings(Settings):
     weight_decay: float = Field(0.0, ge=0)
     max_length: int = Field(512, ge=8)
     """Tokens of a sample; longer instructions lose their beginning."""
+    by_length: bool = True
+    """Batches of samples about as long as each other, in random order: half the padding."""
     checkpoint_every: int = Field(100, ge=1)
     """Steps between checkpoints."""
     gradient_checkpointing: bool = False
-    seed: int = Field(0, ge=0)

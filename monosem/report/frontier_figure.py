@@ -5,12 +5,19 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from monosem.experiments.tuning_comparisons import (
+    ALIGNED,
+    BASE,
+    MATCHED,
+    models_of,
+    primary_metric,
+    start_of,
+)
 from monosem.report.figure_style import FAINT, INK, STYLE, new_figure
 from monosem.report.tuning_tables import model_name, tasks_of
 
 _COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
 _MARKERS = "osD^vP"
-_STARTS = ("aligned", "base")
 
 
 def frontier_tasks(results: pd.DataFrame) -> dict[str, str]:
@@ -19,8 +26,7 @@ def frontier_tasks(results: pd.DataFrame) -> dict[str, str]:
         return {}
     shown = {}
     for task in tasks_of(results):
-        metrics = list(results.loc[results["condition"] == task, "metric"])
-        shown[task] = "generated_accuracy" if "generated_accuracy" in metrics else "rouge_l"
+        shown[task] = primary_metric(list(results.loc[results["condition"] == task, "metric"]))
     return shown
 
 
@@ -32,15 +38,15 @@ def frontier_figure(results: pd.DataFrame) -> Figure:
     """
     tasks = frontier_tasks(results)
     figure, panels = new_figure(3.4, ncols=len(tasks), sharey=True)
-    adapters = [name for name in dict.fromkeys(results["features"]) if name not in ("base", "aligned")]
-    start = next(name for name in _STARTS if (results["features"] == name).any())
+    adapters = [name for name in dict.fromkeys(results["features"]) if name not in (BASE, ALIGNED)]
+    start = start_of(models_of(results)).features
     for axes, (task, metric) in zip(panels, tasks.items(), strict=True):
         points = _points(results[results["dataset"].isin([task, "none"])], task, metric)
         for name, colour, marker in zip(adapters, _COLOURS, _MARKERS, strict=False):
             if name not in points.index:
                 continue
             of_adapter = points.loc[[name]].sort_values("level")
-            alone = name.startswith("lora-at-")
+            alone = name.startswith(MATCHED)
             path = of_adapter if alone else pd.concat([points.loc[[start]], of_adapter])
             line = "none" if alone else "-"
             axes.plot(

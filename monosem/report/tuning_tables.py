@@ -11,13 +11,13 @@ import pandas as pd
 
 from monosem.core.run_folder import open_run
 from monosem.experiments.results import PROMPT_COLUMNS, read_results, read_table
+from monosem.experiments.tuning_comparisons import ALIGNED, BASE
 from monosem.report.cells import Row, Table, Write, number, words
 from monosem.report.paper import paper_numbers
 from monosem.report.table_formats import as_markdown
 from monosem.report.wording import NO_VALUE, interval, p_value, points
 
 _WRITES: dict[int, Write] = {100: "{:.1f}".format, 1: "{:.3g}".format}
-_STARTS = ("base", "aligned")
 _NAMES = {
     "base": "base",
     "aligned": "aligned base",
@@ -44,8 +44,8 @@ def summary(run: Path) -> str:
     parts = [
         f"# {manifest['recipe']['title']}",
         f"    {manifest['command']}",
-        f"One training of each adapter. {asked(results)}Intervals and p (McNemar) are over prompts: they say"
-        " nothing of what another seed would give.",
+        f"One training of each adapter. {asked(results)}Intervals (bootstrap) and p (McNemar, corrected"
+        " by Holm over this run) are over prompts: they say nothing of what another seed would give.",
     ]
     for task in tasks_of(results):
         parts += [f"## Tuned on {task}", as_markdown(tuning_table(results, task))]
@@ -139,7 +139,7 @@ def tuning_table(results: pd.DataFrame, task: str) -> Table:
             number(factor * float(values.get((part, metric), math.nan)), _WRITES[factor])
             for _, part, metric, factor in columns
         ]
-        at = words(NO_VALUE if features in _STARTS else f"{scale:.3g}")
+        at = words(NO_VALUE if features in (BASE, ALIGNED) else f"{scale:.3g}")
         rows.append(Row(model_name(str(features)), (at, *numbers)))
     titles = ("scale", *(title for title, *_ in columns))
     return Table(f"Models tuned on {task}", titles, (("", tuple(rows)),), corner="model")
@@ -154,7 +154,7 @@ def sentences(comparisons: pd.DataFrame, task: str) -> Iterator[str]:
     for _, row in comparisons[comparisons["dataset"] == task].iterrows():
         condition, metric = str(row["condition"]), str(row["metric"])
         what = _ENDPOINTS.get((condition, metric), metric.replace("_", " ").replace("/", " "))
-        p = "" if pd.isna(row["p"]) else f", {p_value(row['p'], named=True)}"
+        p = "" if pd.isna(row["p_holm"]) else f", {p_value(row['p_holm'], named=True)}"
         yield (
             f"{model_name(str(row['features']))} minus {model_name(str(row['baseline']))}, {what}: "
             f"{points(row['mean_diff'])} points ({interval(row['ci_low'], row['ci_high'])}{p}, "

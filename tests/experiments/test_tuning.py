@@ -16,8 +16,9 @@ from monosem.core.settings import parse
 from monosem.experiments.run import RunWatch
 from monosem.experiments.stage_cache import StageCache
 from monosem.experiments.tuning import Tuning
+from monosem.experiments.tuning_comparisons import compare_prompts
 from monosem.experiments.tuning_recipe import TuningRecipe
-from monosem.experiments.tuning_run import mcnemar_p, run_tuning
+from monosem.experiments.tuning_run import run_tuning
 
 WORDS = ["good", "bad", "film", "review", "positive", "negative"]
 
@@ -133,6 +134,9 @@ def test_differences_are_those_of_the_prompts(recipe: Callable[..., TuningRecipe
     tuning = Tuning(made, StageCache(tmp_path / "stages"), RunWatch())
     by_name = {subject.features: tuning.values(stage) for subject, stage in tuning.subjects}
     comparisons = pd.read_csv(tmp_path / "run" / "comparisons.csv")
+    prompts = pd.read_csv(tmp_path / "run" / "prompts.csv")
+    again = compare_prompts(pd.read_csv(tmp_path / "run" / "results.csv"), prompts, made.seed)
+    pd.testing.assert_frame_equal(again.infer_objects(), comparisons, check_dtype=False, rtol=1e-4)
     row = comparisons[
         (comparisons["features"] == "monolora")
         & (comparisons["baseline"] == "lora")
@@ -216,10 +220,3 @@ def test_recipes_that_do_not_hold_together(
 ) -> None:
     with pytest.raises(InputError, match=message):
         run(recipe(**changes), tmp_path)
-
-
-def test_mcnemar_is_the_binomial_test_of_the_pairs_that_differ() -> None:
-    one, other = np.array([1.0] * 9 + [0.0] * 3), np.array([0.0] * 8 + [1.0] * 4)
-    # 8 gained, 3 lost: P(at most 3 of 11) twice.
-    assert mcnemar_p(one, other) == pytest.approx(2 * (1 + 11 + 55 + 165) / 2**11)
-    assert mcnemar_p(one, one) == 1

@@ -24,9 +24,9 @@ from monosem.llm.tasks import (
     TextTask,
     first_word,
     load_task,
-    read_pairs,
     rouge_l,
 )
+from monosem.llm.text_files import read_pairs
 
 REAL = Path(__file__).parents[3] / "shared" / "data" / "text"
 real = pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/text is absent")

@@ -11,19 +11,23 @@ from torch import Tensor
 
 pytest.importorskip("trl", reason="needs monosem[llm]")
 
+from datasets import Dataset
+from trl import SFTConfig, SFTTrainer
+
 from monosem.core.errors import InputError, MonosemError, Paused
 from monosem.core.progress import SilentWatch
-from monosem.llm.chat import Pair
+from monosem.llm.chat import Pair, encode_pairs
 from monosem.llm.monolora import adapted_layers
-from monosem.llm.tune import tune_adapter
+from monosem.llm.response_trainer import ResponseTrainer
+from monosem.llm.tune import fresh_adapter, tune_adapter
 from monosem.llm.tune_settings import AdapterSettings, TuneSettings
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*tensorboard.*")
 
 PAIRS = [
-    Pair(f"the film was {word} : positive or negative ?", label)
-    for word, label in (("good", "positive"), ("bad", "negative"))
-] * 8
+    Pair(f"the film was {'good ' * (i % 5)}{word} : positive or negative ?", label)
+    for i, (word, label) in enumerate([("good", "positive"), ("bad", "negative")] * 8)
+]  # of several lengths
 MONO = AdapterSettings(rank=4, dropout=0.1)
 SETTINGS = TuneSettings(epochs=4, batch_size=4, lr=2e-2, max_length=64, checkpoint_every=3)
 
@@ -55,7 +59,7 @@ def tune(tiny_llama: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path) ->
     ) -> Any:
         model = tiny_llama(initializer_range=0.3)  # with the usual 0.02 so small a model hardly learns
         return tune_adapter(
-            model, tiny_tokenizer, pairs, adapter, settings, tmp_path / name, watch or SilentWatch()
+            model, tiny_tokenizer, pairs, adapter, settings, tmp_path / name, watch=watch or SilentWatch()
         )
 
     return run
@@ -120,12 +124,41 @@ def test_adapters_share_their_start_and_their_order(tune: Callable[..., Any], tm
 
 
 def test_accumulated_steps_are_those_of_the_whole_batch(tune: Callable[..., Any], tmp_path: Path) -> None:
-    adapter = MONO.replace(dropout=0.0)
-    tune("whole", adapter)
-    tune("pieces", adapter, SETTINGS.replace(batch_size=2, accumulate=2))
+    adapter, settings = MONO.replace(dropout=0.0), SETTINGS.replace(by_length=False)
+    tune("whole", adapter, settings)
+    tune("pieces", adapter, settings.replace(batch_size=2, accumulate=2))
     whole, pieces = weights(tmp_path / "whole"), weights(tmp_path / "pieces")
     for key in whole:
         torch.testing.assert_close(whole[key], pieces[key], atol=2e-3, rtol=2e-3)
+
+
+def test_the_loss_is_that_of_trl(tiny_llama: Callable[..., Any], tiny_tokenizer: Any, tmp_path: Path) -> None:
+    """With responses of several lengths in a batch; the loss and every gradient."""
+    pairs = [*PAIRS[:3], Pair("bad", "negative negative film")]
+    encoded = encode_pairs(tiny_tokenizer, pairs, 64)
+    data = Dataset.from_dict({"input_ids": encoded.input_ids, "labels": encoded.labels})
+    options = SFTConfig(
+        output_dir=str(tmp_path), use_cpu=True, max_length=None, report_to="none", disable_tqdm=True,
+        dataset_kwargs={"skip_prepare_dataset": True}, per_device_train_batch_size=4,
+        gradient_checkpointing=None,
+    )  # fmt: skip
+    found = []
+    for trainer_class in (SFTTrainer, ResponseTrainer):
+        model = fresh_adapter(tiny_llama(initializer_range=0.3), MONO.replace(dropout=0.0), seed=1)
+        for _, layer in adapted_layers(model, "default"):
+            torch.nn.init.normal_(layer.lora_B["default"].weight, generator=torch.manual_seed(2))
+        trainer = trainer_class(
+            model=model, args=options, train_dataset=data, processing_class=tiny_tokenizer
+        )
+        (batch,) = trainer.get_train_dataloader()
+        loss = trainer.compute_loss(model, dict(batch), num_items_in_batch=torch.tensor(20))
+        loss.backward()
+        grads = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
+        found.append((loss.detach(), grads))
+    (theirs, their_grads), (ours, our_grads) = found
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(our_grads, their_grads, atol=1e-6, rtol=1e-4)
+    assert all(gradient.abs().max() > 0 for gradient in our_grads.values())
 
 
 def test_samples_that_are_cut_are_counted(tune: Callable[..., Any]) -> None:
@@ -143,8 +176,6 @@ def test_targets_that_the_model_lacks(tune: Callable[..., Any], kind: Any) -> No
 
 
 def test_lack_of_memory_names_the_setting(tune: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    from trl import SFTTrainer
-
     def fail(*_: Any, **__: Any) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
 
