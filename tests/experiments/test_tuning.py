@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 pytest.importorskip("trl", reason="needs monosem[llm]")
 
@@ -19,6 +20,7 @@ from monosem.experiments.tuning import Tuning
 from monosem.experiments.tuning_comparisons import compare_prompts
 from monosem.experiments.tuning_recipe import TuningRecipe
 from monosem.experiments.tuning_run import run_tuning
+from monosem.llm.judges import Judgement
 
 WORDS = ["good", "bad", "film", "review", "positive", "negative"]
 
@@ -181,6 +183,75 @@ def test_a_base_that_is_not_aligned_stops_the_run(
     assert list(dict.fromkeys(results["features"])) == ["base", "aligned", "lora", "monolora"]
     comparisons = pd.read_csv(tmp_path / "b" / "run" / "comparisons.csv")
     assert set(comparisons["baseline"]) == {"aligned", "lora"}
+
+
+def test_a_quantised_base_through_a_whole_run(
+    recipe: Callable[..., TuningRecipe],
+    tiny_llama: Callable[..., Any],
+    tiny_tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="needs monosem[quant]")
+    # Where a processor has bitsandbytes' kernel, it wants weights by blocks of 32.
+    base = tmp_path / "base"
+    tiny_llama(hidden_size=64, intermediate_size=64).save_pretrained(base)
+    tiny_tokenizer.save_pretrained(base)
+    made = recipe(base=str(base), quantise="4bit", scales=[])
+    results = run(made, tmp_path)
+    assert list(dict.fromkeys(results["features"])) == ["base", "lora", "monolora", "lora-at-norm"]
+    # Adapters learned although the base was measured before them: there is an update, and it moves the model.
+    for adapter in ("lora", "monolora"):
+        assert value(results, adapter, "task", "norm") > 0
+        assert value(results, adapter, "task", "divergence") > 0
+    plain = run(recipe(base=str(base), scales=[]), tmp_path / "plain")
+    assert value(results, "base", "text", "perplexity") != value(plain, "base", "text", "perplexity")
+
+
+def test_judges_come_last_and_what_they_miss_is_counted(
+    recipe: Callable[..., TuningRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int] = []
+
+    class Half:
+        """Fails on every second answer, flags the others."""
+
+        name, categories = "shieldgemma", ("dangerous",)
+
+        def judge(self, prompts: list[str], answers: list[str], **_: Any) -> Judgement:
+            asked.append(len(answers))
+            values = [[float("nan")], [0.9]] * (len(answers) // 2)
+            return Judgement(torch.tensor(values))
+
+    loaded: list[str] = []
+
+    def load(name: str, source: str | None, **_: Any) -> Half:
+        loaded.append(name)
+        return Half()
+
+    monkeypatch.setattr("monosem.experiments.tuning_models.load_judge", load)
+    made = recipe(match=[], scales=[], judges={"shieldgemma": None})
+    assert [work.stage.name for work in Tuning(made, StageCache(tmp_path), RunWatch()).works] == [
+        "llm-measure", *["llm-tune", "llm-measure"] * 2, *["llm-judge"] * 3,
+    ]  # fmt: skip
+    results = run(made, tmp_path)
+    assert (loaded, asked) == (["shieldgemma"], [10, 10, 10])
+    assert value(results, "lora", "harmful", "shieldgemma/dangerous") == pytest.approx(0.9)
+    assert value(results, "lora", "harmful", "shieldgemma/flagged") == 1
+    assert value(results, "lora", "harmful", "shieldgemma/flagged-missing") == 5
+    comparisons = pd.read_csv(tmp_path / "run" / "comparisons.csv")
+    flagged = comparisons[comparisons["metric"] == "shieldgemma/flagged"]
+    assert set(flagged["n"]) == {5}
+
+
+def test_lora_that_cannot_match_is_measured_at_its_largest(
+    recipe: Callable[..., TuningRecipe], tmp_path: Path
+) -> None:
+    said: list[str] = []
+    watch = RunWatch(show=lambda reading: said.append(reading.notice or ""))
+    weak = {"lora": {"kind": "lora", "rank": 4, "alpha": 1e-6}, "monolora": {"rank": 4, "alpha": 64}}
+    results = run(recipe(adapters=weak, scales=[]), tmp_path, watch)
+    assert set(results.loc[results["features"] == "lora-at-norm", "level"]) == {8.0}
+    assert any("even at 8 times its scale it stays below" in line for line in said)
 
 
 def test_nothing_measured_on_was_trained_on(recipe: Callable[..., TuningRecipe], tmp_path: Path) -> None:
