@@ -28,7 +28,7 @@ from monosem.llm.alignment import judged
 from monosem.llm.base import base_fingerprint
 from monosem.llm.chat import Pair, fingerprint_pairs, shown_template
 from monosem.llm.strength import MOST_SCALE, divergence, scale_for, update_norm
-from monosem.llm.tune import fresh_adapter, tune_adapter
+from monosem.llm.tune import DONE, fresh_adapter, tune_adapter
 from monosem.llm.tune_settings import AdapterSettings, TuneSettings
 
 _TOKENS_A_SECOND = {"train": 130.0, "read": 400.0, "write": 60.0}
@@ -130,6 +130,11 @@ class Tuning:
         found: dict[str, list[str]] = read_json(self.cache.folder(measured) / "answers.json")
         return found
 
+    def training_tokens(self) -> dict[str, int]:
+        """Tokens that each adapter was trained on, over all epochs, by its stage."""
+        trained = [work.stage for work in self.works if (self.cache.folder(work.stage) / DONE).exists()]
+        return {stage.key: read_json(self.cache.folder(stage) / DONE)["tokens"] for stage in trained}
+
     def templates(self) -> str:
         """A training sample of each task as the model reads it."""
         _, measured = self.subjects[0]
@@ -218,6 +223,7 @@ class Tuning:
         seed = self.recipe.seed
         tune_adapter(model, tokenizer, pairs, adapter, tune, scratch, seed=seed, watch=self._watch).unload()
         shutil.copytree(scratch / "adapter", output / "adapter")
+        shutil.copyfile(scratch / DONE, output / DONE)
 
     def _match(self, kind: Match, task: str, tuned: dict[str, Stage], output: Path, scratch: Path) -> None:
         size = {"norm": update_norm, "divergence": divergence}[kind]

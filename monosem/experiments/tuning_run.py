@@ -63,6 +63,7 @@ def run_tuning(recipe: TuningRecipe, out: Path, store: Path, command: str, watch
         command,
         tables_complete=True,
         texts=tuning.texts.fingerprint,
+        training_tokens=tuning.training_tokens(),
         readings={model.label: tuning.readings(stage) for model, stage in tuning.measured()},
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=dict(cache.wall_seconds),

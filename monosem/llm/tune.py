@@ -21,7 +21,10 @@ from monosem.llm.chat import Pair, encode_pairs, fingerprint_pairs
 from monosem.llm.monolora import check_targets, load_adapter
 from monosem.llm.tune_settings import AdapterSettings, TuneSettings
 
-_STARTED, _DONE = "tuning.json", "tuned.json"
+DONE = "tuned.json"
+"""Beside a trained adapter: what decided it, tokens trained on (every epoch), samples that were cut."""
+
+_STARTED = "tuning.json"
 _COMPLETE = "trainer_state.json"
 """What the trainer writes last into a checkpoint: one without it was cut short."""
 
@@ -50,7 +53,7 @@ def tune_adapter(
         "seed": seed,
         "data": fingerprint_pairs(pairs),
     }
-    if (folder / _DONE).exists():
+    if (folder / DONE).exists():
         _check_same(folder, identity)
         return load_adapter(model, folder / "adapter")
     from datasets import Dataset
@@ -109,7 +112,8 @@ def tune_adapter(
         raise Paused(PAUSED)
     with atomic_folder(folder / "adapter") as draft:
         peft_model.save_pretrained(draft, save_embedding_layers=False)
-    write_json_atomic(folder / _DONE, identity)
+    tokens = settings.epochs * sum(map(len, encoded.input_ids))
+    write_json_atomic(folder / DONE, {**identity, "tokens": tokens, "truncated": encoded.truncated})
     shutil.rmtree(checkpoints, ignore_errors=True)
     return peft_model.eval()
 
@@ -128,7 +132,7 @@ def fresh_adapter(model: Any, adapter: AdapterSettings, seed: int) -> Any:
 
 
 def _check_same(folder: Path, identity: dict[str, Any]) -> None:
-    name = _DONE if (folder / _DONE).exists() else _STARTED
+    name = DONE if (folder / DONE).exists() else _STARTED
     before = read_json(folder / name)
     differ = [key for key in identity if before.get(key) != identity[key]]
     if differ:

@@ -15,6 +15,7 @@ from monosem.report.frontier_figure import frontier_figure, frontier_tasks
 from monosem.report.page import page_templates
 from monosem.report.tuning_tables import (
     asked,
+    comparison_table,
     papers_table,
     read_tuning,
     sentences,
@@ -29,7 +30,8 @@ class TunedOn(NamedTuple):
 
     name: str
     sentences: list[str]
-    table: Table
+    models: Table
+    differences: Table
 
 
 def write_tuning_page(run: Path) -> None:
@@ -48,7 +50,12 @@ def write_tuning_page(run: Path) -> None:
             manifest=manifest,
             asked=asked(results),
             tasks=[
-                TunedOn(task, list(sentences(comparisons, task)), tuning_table(results, task))
+                TunedOn(
+                    task,
+                    list(sentences(comparisons, task)),
+                    tuning_table(results, task),
+                    comparison_table(comparisons, task),
+                )
                 for task in tasks_of(results)
             ],
             papers=papers_table() if manifest["recipe"]["paper"] == "table2" else None,

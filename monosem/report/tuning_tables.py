@@ -11,8 +11,8 @@ import pandas as pd
 
 from monosem.core.run_folder import open_run
 from monosem.experiments.results import PROMPT_COLUMNS, read_results, read_table
-from monosem.experiments.tuning_comparisons import ALIGNED, BASE
-from monosem.report.cells import Row, Table, Write, number, words
+from monosem.experiments.tuning_comparisons import ALIGNED, BASE, models_of
+from monosem.report.cells import Cell, Piece, Row, Table, Write, estimate, number, words
 from monosem.report.paper import paper_numbers
 from monosem.report.table_formats import as_markdown
 from monosem.report.wording import NO_VALUE, interval, p_value, points
@@ -24,6 +24,7 @@ _NAMES = {
     "lora": "LoRA",
     "monolora": "MonoLoRA",
     "lora-half": "LoRA (half the rank)",
+    "monolora-gelu": "B GELU(A x)",
     "lora-at-norm": "LoRA (update as large as MonoLoRA's)",
     "lora-at-divergence": "LoRA (as far from the start as MonoLoRA)",
 }
@@ -48,8 +49,9 @@ def summary(run: Path) -> str:
         " by Holm over this run) are over prompts: they say nothing of what another seed would give.",
     ]
     for task in tasks_of(results):
-        parts += [f"## Tuned on {task}", as_markdown(tuning_table(results, task))]
+        parts.append(f"## Tuned on {task}")
         parts.append("\n".join(f"- {sentence}" for sentence in sentences(comparisons, task)))
+        parts += [as_markdown(tuning_table(results, task)), as_markdown(comparison_table(comparisons, task))]
     if manifest["recipe"]["paper"] == "table2":
         parts += ["## The paper's Table 2", as_markdown(papers_table())]
     return "\n\n".join(parts) + "\n"
@@ -64,10 +66,8 @@ def screen(run: Path) -> str:
     manifest, results, comparisons = read_tuning(run)
     lines = [f"{manifest['recipe']['base']}: one training of each adapter; intervals are over prompts"]
     for task in tasks_of(results):
-        of_mono = comparisons[comparisons["features"] == "monolora"]
-        shown = of_mono if len(of_mono) else comparisons
         lines += ["", f"Tuned on {task}"]
-        for sentence in sentences(shown, task):
+        for sentence in sentences(comparisons, task):
             lines += textwrap.wrap(sentence, 80, initial_indent="  ", subsequent_indent="    ")
     return "\n".join([*lines, "", f"Report: {run / 'report.html'}"])
 
@@ -132,17 +132,45 @@ def tuning_table(results: pd.DataFrame, task: str) -> Table:
     ]
     there = set(zip(of_task["condition"], of_task["metric"], strict=True))
     columns = [column for column in columns if column[1:3] in there]
-    rows = []
-    for (features, scale), measured in of_task.groupby(["features", "level"], sort=False):
+    rows: dict[str, list[Row]] = {"": [], "between the start and the adapters": []}
+    for model in models_of(of_task):
+        measured = of_task[(of_task["features"] == model.features) & (of_task["level"] == model.scale)]
         values = measured.set_index(["condition", "metric"])["value"]
         numbers = [
             number(factor * float(values.get((part, metric), math.nan)), _WRITES[factor])
             for _, part, metric, factor in columns
         ]
-        at = words(NO_VALUE if features in (BASE, ALIGNED) else f"{scale:.3g}")
-        rows.append(Row(model_name(str(features)), (at, *numbers)))
+        at = words(NO_VALUE if model.features in (BASE, ALIGNED) else f"{model.scale:.3g}")
+        group = list(rows)[model.is_on_the_way]
+        rows[group].append(Row(model_name(model.features), (at, *numbers)))
     titles = ("scale", *(title for title, *_ in columns))
-    return Table(f"Models tuned on {task}", titles, (("", tuple(rows)),), corner="model")
+    groups = tuple((title, tuple(of_group)) for title, of_group in rows.items() if of_group)
+    return Table(f"Models tuned on {task}", titles, groups, corner="model")
+
+
+def comparison_table(comparisons: pd.DataFrame, task: str) -> Table:
+    """Every model beside what it is compared with, in points, with interval and corrected p."""
+    of_task = comparisons[comparisons["dataset"] == task]
+    endpoints = list(dict.fromkeys(zip(of_task["condition"], of_task["metric"], strict=True)))
+    groups: dict[str, list[Row]] = {}
+    for (features, baseline), pair in of_task.groupby(["features", "baseline"], sort=False):
+        by_endpoint = pair.set_index(["condition", "metric"])
+        cells = tuple(_difference(by_endpoint.loc[endpoint]) for endpoint in endpoints)
+        title = f"minus {model_name(str(baseline))}"
+        groups.setdefault(title, []).append(Row(model_name(str(features)), cells))
+    titles = tuple(f"{_endpoint(*endpoint)}, points" for endpoint in endpoints)
+    rows = tuple((title, tuple(of_baseline)) for title, of_baseline in groups.items())
+    return Table(f"Differences, tuned on {task}", titles, rows, corner="model")
+
+
+def _difference(row: pd.Series) -> Cell:
+    found = estimate(float(row["mean_diff"]), float(row["ci_low"]), float(row["ci_high"]), points)
+    p = "" if pd.isna(row["p_holm"]) else f", {p_value(row['p_holm'], named=True)}"
+    return (*found, Piece(p))
+
+
+def _endpoint(condition: str, metric: str) -> str:
+    return _ENDPOINTS.get((condition, metric), metric.replace("_", " ").replace("/", " "))
 
 
 def _metric(metric: str) -> str:
@@ -150,10 +178,13 @@ def _metric(metric: str) -> str:
 
 
 def sentences(comparisons: pd.DataFrame, task: str) -> Iterator[str]:
-    """Each comparison of a task in words, with its interval and p."""
-    for _, row in comparisons[comparisons["dataset"] == task].iterrows():
-        condition, metric = str(row["condition"]), str(row["metric"])
-        what = _ENDPOINTS.get((condition, metric), metric.replace("_", " ").replace("/", " "))
+    """What LoRA and MonoLoRA change of the start, and MonoLoRA beside LoRA; all where neither is there."""
+    of_task = comparisons[comparisons["dataset"] == task]
+    told = of_task[
+        of_task["features"].isin(["lora", "monolora"]) & of_task["baseline"].isin([BASE, ALIGNED, "lora"])
+    ]
+    for _, row in (told if len(told) else of_task).iterrows():
+        what = _endpoint(str(row["condition"]), str(row["metric"]))
         p = "" if pd.isna(row["p_holm"]) else f", {p_value(row['p_holm'], named=True)}"
         yield (
             f"{model_name(str(row['features']))} minus {model_name(str(row['baseline']))}, {what}: "

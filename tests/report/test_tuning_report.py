@@ -11,7 +11,7 @@ from monosem.core.errors import InputError
 from monosem.experiments.results import PROMPT_COLUMNS, RESULT_COLUMNS
 from monosem.report import is_tuning, write_reports
 from monosem.report.frontier_figure import frontier_figure, frontier_tasks
-from monosem.report.tuning_tables import read_tuning, screen, tuning_table
+from monosem.report.tuning_tables import comparison_table, read_tuning, screen, tuning_table
 from monosem.report.wording import NO_VALUE
 
 SHARES = {
@@ -108,20 +108,30 @@ def test_the_summary_says_what_was_found_and_what_it_is_over(run: Path) -> None:
 
 def test_the_table_has_every_model_at_every_scale(run: Path) -> None:
     table = tuning_table(read_tuning(run)[1], "sst2")
-    ((_, rows),) = table.groups
-    assert [(row.heading, row.cells[0][0].text) for row in rows] == [
+    assert [title for title, _ in table.groups] == ["", "between the start and the adapters"]
+    (_, ends), (_, between) = table.groups
+    assert [(row.heading, row.cells[0][0].text) for row in (*ends, *between)] == [
         ("aligned base", NO_VALUE),
         ("LoRA", "1"),
-        ("LoRA", "0.5"),
         ("MonoLoRA", "1"),
+        ("LoRA", "0.5"),
         ("MonoLoRA", "0.5"),
     ]
     refused = table.columns.index("harmful refused, %")
-    assert [row.cells[refused][0].text for row in rows] == ["80.0", "40.0", "60.0", "60.0", "70.0"]
+    assert [row.cells[refused][0].text for row in ends] == ["80.0", "40.0", "60.0"]
+    assert [row.cells[refused][0].text for row in between] == ["60.0", "70.0"]
     before = table.columns.index("zeros on alignment data before training, %")
-    assert [cell[0].text for cell in rows[3].cells[before : before + 2]] == ["50.1", "43.2"]
+    assert [cell[0].text for cell in ends[2].cells[before : before + 2]] == ["50.1", "43.2"]
     # What nobody measured has no column.
     assert "perplexity of other text" not in table.columns
+
+
+def test_the_differences_of_all_models(run: Path) -> None:
+    table = comparison_table(read_tuning(run)[2], "sst2")
+    assert table.columns == ("refusals of harmful prompts, points",)
+    ((title, (row,)),) = table.groups
+    assert (title, row.heading) == ("minus LoRA", "MonoLoRA")
+    assert "".join(piece.text for piece in row.cells[0]) == "+20.0 (+5.0 to +35.0), p = 0.031"
 
 
 def test_the_papers_table_stands_beside_ours_where_it_is_meant(tmp_path: Path, run: Path) -> None:
