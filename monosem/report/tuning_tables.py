@@ -24,7 +24,7 @@ _NAMES = {
     "lora": "LoRA",
     "monolora": "MonoLoRA",
     "lora-half": "LoRA (half the rank)",
-    "monolora-gelu": "B GELU(A x)",
+    "gelu": "B GELU(A x)",
     "lora-at-norm": "LoRA (update as large as MonoLoRA's)",
     "lora-at-divergence": "LoRA (as far from the start as MonoLoRA)",
 }

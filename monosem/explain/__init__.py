@@ -1,0 +1,1 @@
+"""Floor 6: why monosemantic features behave as they do."""
