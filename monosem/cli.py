@@ -193,12 +193,13 @@ def judge(
     batch_size: Annotated[int, typer.Option(help="Prompts at a time.")] = 16,
 ) -> None:
     """Judge a model's answers to prompts, by rules or by a moderation model."""
-    from monosem.experiments.run import RunWatch
     from monosem.llm.base import quieten
+
+    quieten()
+    from monosem.experiments.run import RunWatch
     from monosem.llm.judging import judge_file
     from monosem.report.console import progress_display
 
-    quieten()
     with progress_display() as display:
         numbers = judge_file(
             prompts,
@@ -247,13 +248,14 @@ def _run(request: "Request", stop_after: float | None, track: bool, dry_run: boo
 def _run_tuning(
     recipe: "TuningRecipe", out: Path, store: Path, stop_after: float | None, dry_run: bool
 ) -> None:
+    from monosem.llm.base import quieten
+
+    quieten()
     from monosem.experiments.run import RunWatch
     from monosem.experiments.tuning_run import dry_run_lines, run_tuning
-    from monosem.llm.base import quieten
     from monosem.report import tuning_tables, write_reports
     from monosem.report.console import progress_display
 
-    quieten()
     if dry_run:
         print("\n".join(dry_run_lines(recipe, out, store)))
         return

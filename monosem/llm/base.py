@@ -1,5 +1,6 @@
 """The language model to be tuned: from the hub, a folder, a GGUF file or an installed package."""
 
+import logging
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -46,11 +47,12 @@ def load_base(
 
 
 def quieten() -> None:
-    """Keep transformers and PEFT from printing bars and warnings between our own lines; for commands only."""
-    from transformers.utils import logging
+    """Keep transformers, PEFT and bitsandbytes from printing between our lines; for commands, and first."""
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it can do without
+    from transformers.utils import logging as of_transformers
 
-    logging.disable_progress_bar()
-    logging.set_verbosity_error()
+    of_transformers.disable_progress_bar()
+    of_transformers.set_verbosity_error()
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message="Could not find a config file")  # PEFT, of a GGUF base
 
