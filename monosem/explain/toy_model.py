@@ -2,8 +2,8 @@
 
 A sample has n concepts, each zero with probability S (the sparsity) and else uniform on [0, 1]. A model keeps
 m dimensions h = W x and rebuilds x from them as W^T h + b, through a ReLU or not; errors of a concept count
-by its importance. With a ReLU and enough sparsity it keeps more concepts than it has dimensions: superposition.
-All models of a map are trained as one batched problem, on the same draws.
+by its importance. With a ReLU and enough sparsity it keeps more concepts than it has dimensions, which is
+superposition. All models of a map are trained as one batched problem, on the same draws.
 """
 
 from dataclasses import dataclass
