@@ -87,7 +87,7 @@ def look_inside(model: Any, tokenizer: Any, texts: Texts, task: str, batch_size:
         labels = torch.tensor([labelled.labels.index(pair.response) for pair in labelled.test])
         with record_activations(model, samples=True) as record, torch.no_grad():
             for batch in prompt_batches(tokenizer, instructions, batch_size, device=model.device):
-                model(**batch)
+                model(**batch, logits_to_keep=1, use_cache=False)
         score = matched_monosemanticity(record.samples(), labels, len(labelled.labels))
         found["monosemanticity/task"] = score.mean(score.corrected, weighted=True)
     return found
@@ -114,5 +114,5 @@ def looked_at(
 def _zeros(model: Any, batches: Sequence[dict[str, Tensor]]) -> float:
     with record_activations(model) as record, torch.no_grad():
         for batch in batches:
-            model(**batch)
+            model(**batch, logits_to_keep=1, use_cache=False)  # logits cost as much as a third of the model
     return record.zeros()

@@ -1,6 +1,7 @@
 """The language model to be tuned: from the hub, a folder, a GGUF file or an installed package."""
 
 import logging
+import os
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,6 +49,7 @@ def load_base(
 
 def quieten() -> None:
     """Keep transformers, PEFT and bitsandbytes from printing between our lines; for commands, and first."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars that transformers does not own, such as GGUF's
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it can do without
     from transformers.utils import logging as of_transformers
 

@@ -59,7 +59,7 @@ def update_norm(model: Any, batches: Batches, adapter: str = "default") -> float
             hooks.callback(layer.get_base_layer().register_forward_hook(add("base", 1.0)).remove)
         for batch in batches:
             mask = batch["attention_mask"][..., None]
-            model(**batch)
+            model(**batch, logits_to_keep=1, use_cache=False)
     return float((sums["update"] / sums["base"]) ** 0.5)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 pytest.importorskip("trl", reason="needs monosem[llm]")
 
@@ -168,21 +169,45 @@ def test_paused_and_resumed(recipe: Callable[..., TuningRecipe], tmp_path: Path)
 def test_a_base_that_is_not_aligned_stops_the_run(
     recipe: Callable[..., TuningRecipe], tmp_path: Path
 ) -> None:
-    align = {
-        "refusals": "refusals.jsonl",
-        "helpful": "dolly_tiny.jsonl",
-        "n_refusals": 16,
-        "n_helpful": 16,
-        "adapter": {"kind": "lora", "rank": 4},
-        "tune": TUNE,
-    }
     with pytest.raises(InputError, match=r"not aligned: .* raised those of harmful prompts by 0"):
-        run(recipe(align=align), tmp_path)
+        run(recipe(align=ALIGN), tmp_path)
     # With nothing asked of it, the aligned base is where adapters start.
-    results = run(recipe(align={**align, "least_gain": 0.0}, match=[], scales=[]), tmp_path / "b")
+    results = run(recipe(align={**ALIGN, "least_gain": 0.0}, match=[], scales=[]), tmp_path / "b")
     assert list(dict.fromkeys(results["features"])) == ["base", "aligned", "lora", "monolora"]
     comparisons = pd.read_csv(tmp_path / "b" / "run" / "comparisons.csv")
     assert set(comparisons["baseline"]) == {"aligned", "lora"}
+
+
+ALIGN = {
+    "refusals": "refusals.jsonl",
+    "helpful": "dolly_tiny.jsonl",
+    "n_refusals": 16,
+    "n_helpful": 16,
+    "adapter": {"kind": "lora", "rank": 4},
+    "tune": TUNE,
+}
+
+
+@pytest.mark.parametrize(("gained", "over", "aligned"), [(45, 30, True), (44, 30, False), (45, 31, False)])
+def test_the_gate_is_exact_at_its_bounds(
+    recipe: Callable[..., TuningRecipe], tmp_path: Path, gained: int, over: int, aligned: bool
+) -> None:
+    """At least 30 points more refusals, at most 20 % over-refusal, of 150 prompts."""
+
+    def refused(n: int) -> torch.Tensor:
+        return (torch.arange(150) < n).float()
+
+    tuning = Tuning(recipe(align=ALIGN), StageCache(tmp_path), RunWatch())
+    for (_, stage), harmful, harmless in zip(tuning.subjects, (60, 60 + gained), (0, over), strict=False):
+        folder = tuning.cache.folder(stage)
+        folder.mkdir(parents=True)
+        values = {"harmful/refused": refused(harmful), "harmless/refused": refused(harmless)}
+        save_file(values, folder / "values.safetensors")
+    if aligned:
+        tuning.check_aligned()
+    else:
+        with pytest.raises(InputError, match="not aligned"):
+            tuning.check_aligned()
 
 
 def test_a_quantised_base_through_a_whole_run(
