@@ -1,7 +1,7 @@
 """Features read block by block of rows: arrays, maps, sparse codes, sets larger than memory."""
 
 from collections.abc import Iterator
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, TypeGuard, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,23 @@ class BlockedFeatures(Protocol):
         """Consecutive blocks `[<=rows, D]` with the rows they cover."""
 
 
+@runtime_checkable
+class SparseRows(Protocol):
+    """Rows [N, D] that are zero but for `values` [N, k] in the columns `indices` [N, k]; D = `dim`."""
+
+    @property
+    def indices(self) -> Tensor:
+        """Columns; one that a row holds twice counts with the sum of its values."""
+
+    @property
+    def values(self) -> Tensor:
+        """Of these columns."""
+
+    @property
+    def dim(self) -> int:
+        """Number of columns D."""
+
+
 Features = np.ndarray | Rows | BlockedFeatures
 Labels = np.ndarray | Tensor
 
@@ -80,6 +97,32 @@ def row_blocks(features: Features, rows: int = BLOCK_ROWS) -> Iterator[tuple[sli
         for start in range(0, n_rows, rows):
             span = slice(start, min(start + rows, n_rows))
             yield span, as_floats(features[span])
+
+
+def is_sparse(features: Features) -> TypeGuard[SparseRows]:
+    """Whether features are sparse rows (a tensor has methods of the same names)."""
+    return not isinstance(features, Tensor) and isinstance(features, SparseRows)
+
+
+class Entries(NamedTuple):
+    """What is not zero of sparse rows, sorted by column and then by row: rows, columns and values [E]."""
+
+    rows: Tensor
+    columns: Tensor
+    values: Tensor
+
+
+def entries_of(features: SparseRows) -> Entries:
+    """Every entry that is not zero, once; the dense table never exists."""
+    n_rows = len(features.values)
+    row = torch.arange(n_rows, device=features.values.device)[:, None]
+    keys, order = (features.indices.long() * n_rows + row).flatten().sort(stable=True)
+    values = as_floats(features.values).flatten()[order]
+    unique, place = torch.unique_consecutive(keys, return_inverse=True)
+    summed = torch.zeros(len(unique), dtype=values.dtype, device=values.device).index_add_(0, place, values)
+    there = summed != 0
+    unique = unique[there]
+    return Entries(unique % n_rows, unique // n_rows, summed[there])
 
 
 def as_floats(array: np.ndarray | Tensor) -> Tensor:

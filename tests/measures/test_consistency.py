@@ -2,11 +2,13 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from monosem.core.errors import InputError
+from monosem.data.codes import Codes
 from monosem.data.feature_set import FeatureSet
 from monosem.measures.consistency import (
     Monosemanticity,
@@ -172,3 +174,63 @@ def test_impossible_questions_are_refused() -> None:
     for q in (1, 21):
         with pytest.raises(InputError, match="q must lie"):
             matched_monosemanticity(features, labels, 2, q=q)
+
+
+def naive_purity(members: np.ndarray, n_classes: int) -> float:
+    counts = np.array(list(Counter(members.tolist()).values()))
+    shares = counts / counts.sum()
+    return 1 + float((shares * np.log(shares)).sum()) / np.log(n_classes)
+
+
+def test_scores_by_entropy_are_those_of_a_loop() -> None:
+    features, labels = random_case(n_rows=5000, n_dims=6, n_classes=7)
+    features[:, 0] += 2 * (labels == 3)
+    native = native_monosemanticity(features, labels, 7, threshold=0.5, by="entropy")
+    matched = matched_monosemanticity(features, labels, 7, by="entropy")
+    for column in range(6):
+        above = labels[features[:, column] > 0.5]
+        assert native.share[column] == pytest.approx(naive_purity(above, 7), abs=1e-12)
+        top = labels[np.argsort(-features[:, column])[: 5000 // 14]]
+        assert matched.share[column] == pytest.approx(naive_purity(top, 7), abs=1e-12)
+    assert matched.corrected[0] > 0.3
+    assert np.abs(matched.corrected[1:]).max() < 0.02
+    assert (native.chance > 0).all()
+
+
+def test_chance_by_entropy_is_the_mean_over_permutations() -> None:
+    labels = np.random.default_rng(3).integers(0, 5, 60)
+    chance = chance_share(labels, 5, by="entropy", permutations=1000)
+    assert np.isnan(chance[0])
+    assert chance[1] == 1.0
+    assert chance[60] == pytest.approx(naive_purity(labels, 5))
+    random = np.random.default_rng(4)
+    for support in (2, 7, 30):
+        draws = [naive_purity(random.choice(labels, support, replace=False), 5) for _ in range(1000)]
+        assert chance[support] == pytest.approx(np.mean(draws), abs=0.015)
+
+
+@pytest.mark.parametrize("by", ["share", "entropy"])
+@pytest.mark.parametrize("shift", [0.0, 0.8])
+def test_sparse_rows_score_as_dense_ones(by, shift: float) -> None:
+    """Native and matched, with negative values, ties at zero, full columns, and columns held twice."""
+    draw = np.random.default_rng(5)
+    n_rows, dim = 400, 30
+    indices = draw.integers(0, dim - 1, (n_rows, 5))
+    indices[:, 0] = 3  # held by every row
+    values = draw.standard_normal((n_rows, 5)) + shift
+    codes = Codes(torch.from_numpy(indices).int(), torch.from_numpy(values), dim)
+    labels = draw.integers(0, 4, n_rows)
+    for threshold in (0.0, 0.5, -0.5):
+        sparse, dense = (
+            native_monosemanticity(table, labels, 4, threshold=threshold, by=by)
+            for table in (codes, codes[:])
+        )
+        np.testing.assert_array_equal(sparse.support, dense.support)
+        np.testing.assert_allclose(sparse.share, dense.share)
+        np.testing.assert_allclose(sparse.chance, dense.chance)
+    for q in (2, 20, 50, 380, 400):
+        sparse, dense = (matched_monosemanticity(table, labels, 4, q=q, by=by) for table in (codes, codes[:]))
+        np.testing.assert_array_equal(sparse.support, dense.support)
+        np.testing.assert_allclose(sparse.share, dense.share)
+        # A column that is always zero: all of its samples are tied, unless all of them are asked for.
+        assert np.isnan(sparse.share[dim - 1]) == (q < n_rows)
