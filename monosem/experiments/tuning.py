@@ -45,6 +45,11 @@ class Subject:
     tuned: Stage | None = None
     scale: float | Stage = 1.0
 
+    @property
+    def is_on_the_way(self) -> bool:
+        """Whether this is a point of the frontier, between the start and the adapter at its own scale."""
+        return isinstance(self.scale, float) and self.scale != 1
+
 
 class Tuning:
     """The plan of a recipe: which stages there are, and how each is made."""
@@ -250,9 +255,9 @@ class Tuning:
         readings = {"scale": scale}
         with self.models.adapted(aligned, subject.tuned, scale) as model:
             measured = measure(model, tokenizer, texts, tasks, recipe, self._watch)
-            if subject.task is not None:
+            if subject.task is not None and not subject.is_on_the_way:
                 readings |= look_inside(model, tokenizer, texts, subject.task, recipe.batch_size)
-        if subject.task is not None and subject.adapter is not None:
+        if subject.task is not None and subject.adapter is not None and not subject.is_on_the_way:
             fresh = fresh_adapter(start, recipe.adapters[subject.adapter], recipe.seed).eval()
             try:
                 readings |= zeros_at_start(fresh, tokenizer, texts, subject.task, recipe.batch_size)

@@ -15,7 +15,7 @@ from monosem.llm.activations import record_activations
 from monosem.llm.alignment import measure_alignment
 from monosem.llm.generate import prompt_batches, text_losses
 from monosem.llm.harness import harness_scores
-from monosem.llm.strength import divergence, update_norm
+from monosem.llm.strength import divergence, record_update
 from monosem.llm.tasks import LabelTask
 from monosem.measures.consistency import matched_monosemanticity
 
@@ -77,9 +77,9 @@ def look_inside(model: Any, tokenizer: Any, texts: Texts, task: str, batch_size:
     """An adapter's zeros, size and distance on both sets, and monosemanticity of its dimensions."""
     found = {}
     for name, batches in looked_at(model, tokenizer, texts, task, batch_size).items():
-        found[f"zeros/{name}"] = _zeros(model, batches)
-        found[f"norm/{name}"] = update_norm(model, batches)
-        found[f"divergence/{name}"] = divergence(model, batches)
+        with record_activations(model) as record, record_update(model) as update:
+            found[f"divergence/{name}"] = divergence(model, batches)
+        found |= {f"zeros/{name}": record.zeros(), f"norm/{name}": update.norm()}
     labelled = texts.tasks[task]
     if isinstance(labelled, LabelTask):
         # All test prompts: a share of classes among few samples is mostly chance.
@@ -95,8 +95,13 @@ def look_inside(model: Any, tokenizer: Any, texts: Texts, task: str, batch_size:
 
 def zeros_at_start(fresh: Any, tokenizer: Any, texts: Texts, task: str, batch_size: int) -> dict[str, float]:
     """Zeros of an adapter before its training, on both sets."""
-    sets = looked_at(fresh, tokenizer, texts, task, batch_size)
-    return {f"zeros_at_start/{name}": _zeros(fresh, batches) for name, batches in sets.items()}
+    found = {}
+    for name, batches in looked_at(fresh, tokenizer, texts, task, batch_size).items():
+        with record_activations(fresh) as record, torch.no_grad():
+            for batch in batches:
+                fresh(**batch, logits_to_keep=1, use_cache=False)
+        found[f"zeros_at_start/{name}"] = record.zeros()
+    return found
 
 
 def looked_at(
@@ -109,10 +114,3 @@ def looked_at(
         for name, instructions in sets.items()
         if instructions
     }
-
-
-def _zeros(model: Any, batches: Sequence[dict[str, Tensor]]) -> float:
-    with record_activations(model) as record, torch.no_grad():
-        for batch in batches:
-            model(**batch, logits_to_keep=1, use_cache=False)  # logits cost as much as a third of the model
-    return record.zeros()

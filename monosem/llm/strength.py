@@ -37,30 +37,63 @@ def scaled(model: nn.Module, factor: float, adapter: str = "default") -> Iterato
             layer.scaling[adapter] = scaling
 
 
-@torch.no_grad()
-def update_norm(model: Any, batches: Batches, adapter: str = "default") -> float:
-    """The update's size beside what the adapted layers put out without it, over real tokens and all layers.
+class UpdateRecord:
+    """Sums of squares over the tokens that have passed so far: of updates, and of outputs without them."""
 
-    The root of sum |s B sigma(A x)|^2 / sum |W x|^2, x being what each layer receives in the adapted model.
+    def __init__(self) -> None:
+        self.update = self.base = 0.0
+        self._mask: Tensor | None = None
+
+    def norm(self) -> float:
+        """The update's size beside what the adapted layers put out without it: sqrt(update / base)."""
+        return float((self.update / self.base) ** 0.5)
+
+    def _square(self, out: Tensor) -> float:
+        mask = 1 if self._mask is None else self._mask[..., None]
+        return float((out.detach().float() * mask).square().sum())
+
+
+@contextmanager
+def record_update(model: nn.Module, adapter: str = "default") -> Iterator[UpdateRecord]:
+    """Record how large an adapter's update is on whatever the model reads inside the block, over all layers.
+
+    sum |s B sigma(A x)|^2 and sum |W x|^2, x being what each layer receives in the adapted model; tokens that
+    the attention mask leaves out do not count, nor does what is read with the adapter disabled.
     """
-    sums = {"update": 0.0, "base": 0.0}
-    mask = torch.ones(1, 1, 1)
+    record = UpdateRecord()
 
-    def add(part: str, factor: float) -> Callable[..., None]:
+    def see_mask(_: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        record._mask = kwargs.get("attention_mask")
+
+    def see_update(factor: float) -> Callable[..., None]:
         def hook(_: nn.Module, args: Any, out: Tensor) -> None:
-            sums[part] += float((factor * out.float() * mask).square().sum())
+            record.update += factor**2 * record._square(out)
+
+        return hook
+
+    def see_base(layer: Any) -> Callable[..., None]:
+        def hook(_: nn.Module, args: Any, out: Tensor) -> None:
+            if not layer.disable_adapters:
+                record.base += record._square(out)
 
         return hook
 
     with ExitStack() as hooks:
+        hooks.callback(model.register_forward_pre_hook(see_mask, with_kwargs=True).remove)
         for _, layer in adapted_layers(model, adapter):
-            update = add("update", layer.scaling[adapter])
+            update = see_update(layer.scaling[adapter])
             hooks.callback(layer.lora_B[adapter].register_forward_hook(update).remove)
-            hooks.callback(layer.get_base_layer().register_forward_hook(add("base", 1.0)).remove)
+            hooks.callback(layer.get_base_layer().register_forward_hook(see_base(layer)).remove)
+        yield record
+
+
+@torch.no_grad()
+def update_norm(model: Any, batches: Batches, adapter: str = "default") -> float:
+    """The update's size on these texts, as `UpdateRecord.norm`."""
+    with record_update(model, adapter) as record:
         for batch in batches:
-            mask = batch["attention_mask"][..., None]
             model(**batch, logits_to_keep=1, use_cache=False)
-    return float((sums["update"] / sums["base"]) ** 0.5)
+    return record.norm()
 
 
 @torch.no_grad()
@@ -69,9 +102,9 @@ def divergence(model: Any, batches: Batches) -> float:
     total, tokens = 0.0, 0
     for batch in batches:
         real = batch["attention_mask"].bool()
-        adapted = model(**batch).logits[real].float().log_softmax(-1)
+        adapted = model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
         with model.disable_adapter():
-            base = model(**batch).logits[real].float().log_softmax(-1)
+            base = model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
         total += float((base.exp() * (base - adapted)).sum())
         tokens += len(base)
     return total / tokens
