@@ -1,11 +1,14 @@
 """What a model answers, and how likely it finds what it might have answered.
 
 In batches, whose padding changes nothing. Samples are taken by length, the longest first (a batch
-that is too large fails at once), and given back in their order. Prompts are `monosem.llm.chat`'s.
+that is too large fails at once), and given back in their order. Prompts are `monosem.llm.chat`'s. What
+all of them begin with (a system prompt, a task's question) is read once.
 """
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
@@ -22,6 +25,9 @@ from monosem.llm.chat import (
     encode_prompts,
     end_of_turn,
 )
+
+_WORTH_SHARING = 8
+"""Tokens that all texts begin with: fewer are read with each of them."""
 
 
 def answers(
@@ -46,11 +52,13 @@ def answers(
     given = [""] * len(prompts)
     greedily = _greedy(model, max_new_tokens, stops)
     with _evaluating(model, "generating answers"), greedily as settings:
+        beginning = _read_beginning(model, prompts, min(map(len, prompts), default=0) - 1)
         for rows in _batches(prompts, batch_size, watch):
-            # Answers begin at the same place in all rows: padding goes before the prompts.
-            ids, mask = _padded([prompts[row] for row in rows], model.device, left=True)
-            texts = model.generate(input_ids=ids, attention_mask=mask, generation_config=settings)
-            for row, tokens in zip(rows, texts[:, ids.shape[1] :].tolist(), strict=True):
+            # Answers begin at the same place in all rows: padding goes before the rest of the prompts.
+            rest = [prompts[row][beginning.length :] for row in rows]
+            inputs = beginning.before(*_padded(rest, model.device, left=True))
+            texts = model.generate(**inputs, generation_config=settings)
+            for row, tokens in zip(rows, texts[:, inputs["input_ids"].shape[1] :].tolist(), strict=True):
                 kept = list(takewhile(lambda token: token not in stops, tokens))
                 given[row] = tokenizer.decode(kept, skip_special_tokens=True).strip()
     return given
@@ -141,14 +149,17 @@ def _log_likelihoods(
     texts = [list(reading) for reading in readings]
     asked = list(readings.values())
     likelihoods = torch.zeros(len(pairs))
+    beginning = _read_beginning(model, texts, min((len(prompt) for prompt, _ in pairs), default=0) - 1)
     for rows in _batches(texts, batch_size, watch):
         # Padding goes after the text, where nothing that comes before can see it.
-        ids, mask = _padded([texts[row] for row in rows], model.device, left=False)
+        rest = [texts[row][beginning.length :] for row in rows]
+        inputs = beginning.before(*_padded(rest, model.device, left=False))
         indices = [index for row in rows for index in asked[row]]
         skipped = min(len(pairs[index][0]) for index in indices) - 1
         # Logits of all tokens, over a large vocabulary, would take more memory than the model.
-        kept = ids.shape[1] - skipped
-        logits = model(input_ids=ids, attention_mask=mask, logits_to_keep=kept).logits[:, -kept:]
+        kept = inputs["input_ids"].shape[1] - skipped
+        inputs["input_ids"] = inputs["input_ids"][:, beginning.length :]
+        logits = model(**inputs, logits_to_keep=kept).logits[:, -kept:]
         for place, row in enumerate(rows):
             for index in asked[row]:
                 prompt, response = pairs[index]
@@ -157,6 +168,50 @@ def _log_likelihoods(
                 wanted = torch.tensor(response, device=said.device)
                 likelihoods[index] = said.gather(-1, wanted[:, None]).sum()
     return likelihoods
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """What all texts begin with: its ids, and the model's memory of it (None: nothing is shared)."""
+
+    ids: Tensor
+    memory: Any = None
+
+    @property
+    def length(self) -> int:
+        return len(self.ids)
+
+    def before(self, ids: Tensor, mask: Tensor) -> dict[str, Any]:
+        """The inputs of a batch [B, T] of what comes after: whole ids and mask, with the memory."""
+        if self.memory is None:
+            return {"input_ids": ids, "attention_mask": mask}
+        head = self.ids.expand(len(ids), -1)
+        memory = deepcopy(self.memory)
+        memory.batch_repeat_interleave(len(ids))
+        return {
+            "input_ids": torch.cat([head, ids], dim=1),
+            "attention_mask": torch.cat([torch.ones_like(head), mask], dim=1),
+            "past_key_values": memory,
+        }
+
+
+def _read_beginning(model: Any, texts: Sequence[list[int]], most: int) -> _Beginning:
+    """Read what all texts begin with, at most so many tokens; nothing where that would not pay."""
+    from transformers import DynamicCache
+
+    length = 0
+    if len(texts) > 1:
+        first, last = min(texts), max(texts)  # in order of their tokens: all others lie between these two
+        length = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    length = min(length, most)
+    nothing = _Beginning(torch.zeros(0, dtype=torch.int64, device=model.device))
+    if length < _WORTH_SHARING:
+        return nothing
+    ids = torch.tensor(texts[0][:length], device=model.device)
+    memory = model(input_ids=ids[None], use_cache=True, logits_to_keep=1).past_key_values
+    # Memories of another kind (sliding windows, states) forget: they are not shared.
+    plain = isinstance(memory, DynamicCache) and not any(memory.is_sliding)
+    return _Beginning(ids, memory) if plain else nothing
 
 
 @contextmanager

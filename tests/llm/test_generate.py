@@ -14,7 +14,7 @@ from peft import get_peft_model
 
 from monosem.core.errors import MonosemError
 from monosem.core.progress import SilentWatch
-from monosem.llm import MonoLoraConfig, record_activations
+from monosem.llm import MonoLoraConfig, generate, record_activations
 from monosem.llm.chat import Pair, encode_pairs, encode_prompts
 from monosem.llm.generate import answers, choice_scores, response_losses
 
@@ -235,3 +235,34 @@ def test_lack_of_memory_names_the_setting(base: Any, tokenizer: Any) -> None:
     with pytest.raises(MonosemError, match="generating answers: out of memory; set batch_size lower"):
         answers(base, tokenizer, QUESTIONS, max_new_tokens=4)
     assert base.training
+
+
+def test_what_all_texts_begin_with_is_read_once(
+    model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Together as one by one, where nothing is shared; not where a memory forgets (sliding windows)."""
+    head = "is the film good or bad ? the review was a good review : "
+    questions = [head + tail for tail in ("", "the film was bad", "a", "good good good good", "the film")]
+    pairs = [Pair(question, "good film" if i % 2 else "bad") for i, question in enumerate(questions)]
+    shared: list[int] = []
+    read = generate._read_beginning
+
+    def spy(*args: Any) -> Any:
+        found = read(*args)
+        shared.append(found.length)
+        return found
+
+    monkeypatch.setattr(generate, "_read_beginning", spy)
+    together = answers(model, tokenizer, questions, max_new_tokens=5, batch_size=3)
+    scores = choice_scores(model, tokenizer, questions, ("good", "bad film"), batch_size=3)
+    losses, _ = response_losses(model, tokenizer, pairs, batch_size=3)
+    if "gemma" in type(model).__name__.lower():
+        assert shared == [0, 0, 0]
+    else:
+        assert min(shared) > 8
+    for i, question in enumerate(questions):
+        assert answers(model, tokenizer, [question], max_new_tokens=5) == [together[i]]
+        alone = choice_scores(model, tokenizer, [question], ("good", "bad film"))
+        torch.testing.assert_close(alone[0], scores[i], atol=1e-5, rtol=1e-5)
+        loss, _ = response_losses(model, tokenizer, [pairs[i]])
+        torch.testing.assert_close(loss[0], losses[i], atol=1e-5, rtol=1e-5)
