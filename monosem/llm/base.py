@@ -1,8 +1,8 @@
 """The language model to be tuned: from the hub, a folder, a GGUF file or an installed package."""
 
 import logging
-import os
 import warnings
+from functools import partialmethod
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -49,12 +49,14 @@ def load_base(
 
 def quieten() -> None:
     """Keep transformers, PEFT and bitsandbytes from printing between our lines; for commands, and first."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # bars that transformers does not own, such as GGUF's
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # of kernels that it can do without
+    from tqdm import tqdm
     from transformers.utils import logging as of_transformers
 
     of_transformers.disable_progress_bar()
     of_transformers.set_verbosity_error()
+    # Bars that no setting of transformers reaches, such as that of unpacking GGUF.
+    tqdm.__init__ = partialmethod(tqdm.__init__, disable=True)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     warnings.filterwarnings("ignore", message="Could not find a config file")  # PEFT, of a GGUF base
 

@@ -71,6 +71,23 @@ def test_the_answers_to_the_papers_claims_follow_from_the_results():
     assert claims["page"]() == (ROOT / "docs" / "results" / "README.md").read_text()
 
 
+def test_what_is_said_of_few_samples_follows_from_the_table_and_the_table_from_the_theory():
+    script = runpy.run_path(str(ROOT / "docs" / "finite_samples.py"))
+    folder = ROOT / "docs" / "results" / "theory"
+    table = pd.read_csv(folder / "finite-samples.csv")
+    assert script["page"](table) == (folder / "README.md").read_text()
+    for _, row in table.iloc[[31, 700]].iterrows():
+        fresh = script["measured"](*row[["rule", "n", "sparsity", "flip", "noise"]])
+        for name in ("mono", "poly", "mean_diff", "ci_low", "ci_high"):
+            assert fresh[name] == pytest.approx(row[name], rel=1e-4, abs=1e-6)
+    ahead, behind = (
+        int(((table["p_holm"] < 0.05) & (sign * table["mean_diff"] > 0)).sum()) for sign in (1, -1)
+    )
+    theory = (ROOT / "docs" / "theory.md").read_text().replace("\n", " ")
+    assert f"mono is significantly better in **{ahead}** of them, poly in **{behind}**" in theory
+    assert f"in {len(table):,} settings" in theory
+
+
 @pytest.mark.parametrize("run", PROBED, ids=lambda run: run.name)
 def test_table_1_follows_from_the_results_where_a_run_stands_beside_the_paper(run, tmp_path):
     for name in ("manifest.json", "results.csv", "comparisons.csv"):
