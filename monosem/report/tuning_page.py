@@ -13,10 +13,10 @@ from monosem.report.figure_style import COLOURS, embeddable
 from monosem.report.figures import save_figures
 from monosem.report.frontier_figure import frontier_figure, frontier_tasks
 from monosem.report.page import page_templates
+from monosem.report.table2 import table2
 from monosem.report.tuning_tables import (
     asked,
     comparison_table,
-    papers_table,
     read_tuning,
     sentences,
     tasks_of,
@@ -58,7 +58,7 @@ def write_tuning_page(run: Path) -> None:
                 )
                 for task in tasks_of(results)
             ],
-            papers=papers_table() if manifest["recipe"]["paper"] == "table2" else None,
+            papers=table2(results) if manifest["recipe"]["paper"] == "table2" else None,
             examples=list(_examples(read_json(run / "answers.json"))),
             template=(run / "templates.txt").read_text(encoding="utf-8"),
             recipe_yaml=yaml.safe_dump(

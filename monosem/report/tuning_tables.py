@@ -1,4 +1,4 @@
-"""What tuning did to a language model: a table in Table 2's layout, and models beside each other in words."""
+"""What tuning did to a language model: all models in a table, and beside each other in words and numbers."""
 
 import math
 import re
@@ -13,7 +13,7 @@ from monosem.core.run_folder import open_run
 from monosem.experiments.results import PROMPT_COLUMNS, read_results, read_table
 from monosem.experiments.tuning_comparisons import ALIGNED, BASE, models_of
 from monosem.report.cells import Cell, Piece, Row, Table, Write, estimate, number, words
-from monosem.report.paper import paper_numbers
+from monosem.report.table2 import table2
 from monosem.report.table_formats import as_markdown
 from monosem.report.wording import NO_VALUE, interval, p_value, points
 
@@ -53,7 +53,7 @@ def summary(run: Path) -> str:
         parts.append("\n".join(f"- {sentence}" for sentence in sentences(comparisons, task)))
         parts += [as_markdown(tuning_table(results, task)), as_markdown(comparison_table(comparisons, task))]
     if manifest["recipe"]["paper"] == "table2":
-        parts += ["## The paper's Table 2", as_markdown(papers_table())]
+        parts += ["## Beside the paper's Table 2", as_markdown(table2(results))]
     return "\n\n".join(parts) + "\n"
 
 
@@ -191,21 +191,3 @@ def sentences(comparisons: pd.DataFrame, task: str) -> Iterator[str]:
             f"{points(row['mean_diff'])} points ({interval(row['ci_low'], row['ci_high'])}{p}, "
             f"{row['n']:.0f} prompts)"
         )
-
-
-def papers_table() -> Table:
-    """The paper's Table 2 as printed."""
-    table = paper_numbers()["table2"]
-
-    def row(data: str, model: str) -> Row:
-        printed = (math.nan if value is None else value for value in table[data][model])
-        return Row(model_name(model), tuple(number(value, "{:g}".format) for value in printed))
-
-    groups = tuple(
-        (data, tuple(row(data, model) for model in ("base", "lora", "monolora")))
-        for data in ("sst2", "dolly")
-    )
-    columns = tuple(column.replace("_", " ") for column in table["columns"])
-    return Table(
-        f"The paper's Table 2, Llama-2-7b-chat: {table['direction']}", columns, groups, corner="model"
-    )

@@ -11,6 +11,7 @@ from monosem.core.errors import InputError
 from monosem.experiments.results import PROMPT_COLUMNS, RESULT_COLUMNS
 from monosem.report import is_tuning, write_reports
 from monosem.report.frontier_figure import frontier_figure, frontier_tasks
+from monosem.report.table2 import table2
 from monosem.report.tuning_tables import comparison_table, read_tuning, screen, tuning_table
 from monosem.report.wording import NO_VALUE
 
@@ -173,3 +174,49 @@ def test_the_screen_is_about_monolora(run: Path) -> None:
 def test_what_is_no_tuning_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
         is_tuning(tmp_path)
+
+
+def test_table_2_has_ours_beside_the_papers(run: Path) -> None:
+    table = table2(read_tuning(run)[1])
+    ((task, rows),) = table.groups
+    assert task == "sst2"
+    assert [row.heading for row in rows] == [
+        "start, paper", "start, here", "LoRA, paper", "LoRA, here", "MonoLoRA, paper", "MonoLoRA, here",
+    ]  # fmt: skip
+    shown = [[cell[0].text for cell in row.cells] for row in rows]
+    assert {len(cells) for cells in shown} == {len(table.columns)} == {sum(n for _, n in table.spans)}
+    # The paper's numbers as printed; it has no refusals, and its base no zeros.
+    assert shown[4] == ["5.37", "2.23", "4.63", "1.88", "3.53", "45.54", "36.71", "20", "94.84", NO_VALUE]
+    assert shown[0][5:7] == [NO_VALUE, NO_VALUE]
+    # Ours: the aligned base is the start; no judge was asked here.
+    at = dict(zip(table.columns, zip(*shown, strict=True), strict=True))
+    assert at["refused"] == (NO_VALUE, "80", NO_VALUE, "40", NO_VALUE, "60")
+    assert at["on alignment data"][5] == "43.2"
+    assert at["average"][1] == NO_VALUE
+
+
+def test_table_2_takes_what_judges_say() -> None:
+    policies = {"dangerous": 0.1, "harassment": 0.2, "hate": 0.3, "sexual": 0.4}
+    values = {f"shieldgemma/{name}": value for name, value in policies.items()} | {
+        "beavertails/flagged": 0.25
+    }
+    rows = [
+        {
+            "dataset": "dolly",
+            "features": "lora",
+            "level": 1.0,
+            "condition": "harmful",
+            "metric": m,
+            "value": v,
+        }
+        for m, v in values.items()
+    ]
+    rows += [
+        {**rows[0], "condition": "dolly", "metric": "rouge_l", "value": 0.123},
+        {**rows[0], "level": 0.5, "value": 0.9},
+        {**rows[0], "dataset": "none", "features": "base"},
+    ]
+    table = table2(pd.DataFrame(rows).reindex(columns=list(RESULT_COLUMNS)))
+    shown = {row.heading: [cell[0].text for cell in row.cells] for row in table.groups[0][1]}
+    assert shown["LoRA, here"] == ["10", "20", "30", "40", "25", NO_VALUE, NO_VALUE, "25", "12.3", NO_VALUE]
+    assert "MonoLoRA, here" not in shown
