@@ -110,6 +110,8 @@ class TuningRecipe(Settings):
             raise ValueError("`scales` lie between 0 (the base) and 1 (the adapter), both measured anyway")
         if self.align is not None and self.prompts is None:
             raise ValueError("`align` is held against refusals of unseen prompts: give prompts")
+        if self.judges and self.prompts is None:
+            raise ValueError("`judges` read answers to harmful prompts: give prompts")
         if self.align is not None and self.quantise is not None:
             raise ValueError("`align` merges its adapter into the base, which a quantised one does not allow")
         return self

@@ -307,6 +307,7 @@ def test_nothing_measured_on_was_trained_on(recipe: Callable[..., TuningRecipe],
     [
         ({"match": ["norm"], "adapters": {"lora": {"kind": "lora"}}}, "give both"),
         ({"scales": [1.0]}, "between 0"),
+        ({"judges": {"shieldgemma": None}, "prompts": None}, "give prompts"),
         ({"tasks": {}}, "tasks"),
         ({"root": "nowhere"}, "nowhere"),
     ],
