@@ -15,6 +15,7 @@ _HOMES = {
     "SAESettings": "monosem.sparse.sae",
     "SparseAutoencoder": "monosem.sparse.sae",
     "compare": "monosem.experiments.comparisons",
+    "concept_latents": "monosem.measures.concept_latents",
     "corrupt_labels": "monosem.data.label_noise",
     "effective_dimension": "monosem.measures.geometry",
     "embed_images": "monosem.encoders.embed",
@@ -24,6 +25,8 @@ _HOMES = {
     "matched_monosemanticity": "monosem.measures.consistency",
     "native_monosemanticity": "monosem.measures.consistency",
     "pretrain": "monosem.encoders.pretrain",
+    "score_agreement": "monosem.measures.agreement",
+    "similarity_monosemanticity": "monosem.measures.similarity",
     "train_probes": "monosem.robust.probe",
 }
 
