@@ -13,7 +13,7 @@ from monosem.core.artifacts import read_json, write_text_atomic
 from monosem.experiments.comparisons import GAIN, primary, read_comparisons
 from monosem.experiments.results import PROMPT_COLUMNS, read_results, read_table
 from monosem.experiments.tuning_comparisons import ALIGNED, BASE
-from monosem.report import is_tuning
+from monosem.report import kind_of
 from monosem.report.condition_words import condition_name
 from monosem.report.sections import beyond_claims
 from monosem.report.table_formats import markdown_table
@@ -91,8 +91,9 @@ CLAIMS = (
 def page(folder: Path = RESULTS) -> str:
     """The whole page as Markdown, from the runs in `folder`."""
     folders = sorted(path.parent for path in folder.glob("*/manifest.json"))
-    tuned = [run for run in folders if is_tuning(run)]
-    runs = {run.name: read_comparisons(run / "comparisons.csv") for run in folders if run not in tuned}
+    tuned = [run for run in folders if kind_of(run) == "tuning"]
+    probed = [run for run in folders if kind_of(run) == "probes"]
+    runs = {run.name: read_comparisons(run / "comparisons.csv") for run in probed}
     parts = [
         "# The paper's claims, answered from these results",
         "Each folder here holds one run: `summary.md` to read, `results.csv` and `comparisons.csv` with every"

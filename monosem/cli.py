@@ -18,6 +18,7 @@ from monosem.core.errors import INTERRUPTED_EXIT_CODE, MonosemError, Paused
 if TYPE_CHECKING:
     from monosem.experiments.recipes import Recipe
     from monosem.experiments.run import Request
+    from monosem.experiments.toy_recipe import ToyRecipe
     from monosem.experiments.tuning_recipe import TuningRecipe
 
 app = typer.Typer(
@@ -78,13 +79,18 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run a recipe, or go on where it was stopped."""
-    from monosem.experiments.recipes import Recipe, load_any_recipe
+    from monosem.experiments.recipes import load_any_recipe
+    from monosem.experiments.toy_recipe import ToyRecipe
+    from monosem.experiments.tuning_recipe import TuningRecipe
 
     loaded = load_any_recipe(recipe, overrides or ())
-    if isinstance(loaded, Recipe):
-        _run(_request(loaded, recipe, out, store), stop_after, track, dry_run)
+    folder = out or Path("runs") / Path(recipe).stem
+    if isinstance(loaded, TuningRecipe):
+        _run_tuning(loaded, folder, store, stop_after, dry_run)
+    elif isinstance(loaded, ToyRecipe):
+        _run_toy(loaded, folder, store, stop_after, dry_run)
     else:
-        _run_tuning(loaded, out or Path("runs") / Path(recipe).stem, store, stop_after, dry_run)
+        _run(_request(loaded, recipe, out, store), stop_after, track, dry_run)
 
 
 @app.command("list")
@@ -109,10 +115,10 @@ def show(recipe: Annotated[str, typer.Argument(help="A name from `monosem list`,
 @app.command()
 def report(run: RunArgument) -> None:
     """Write a finished run's reports again from its tables."""
-    from monosem.report import is_tuning, tables, tuning_tables, write_reports
+    from monosem.report import screen, write_reports
 
     write_reports(run)
-    print(tuning_tables.screen(run) if is_tuning(run) else tables.verdict_screen(run))
+    print(screen(run))
 
 
 @app.command()
@@ -253,7 +259,7 @@ def _run_tuning(
     quieten()
     from monosem.experiments.run import RunWatch
     from monosem.experiments.tuning_run import dry_run_lines, run_tuning
-    from monosem.report import tuning_tables, write_reports
+    from monosem.report import screen, write_reports
     from monosem.report.console import progress_display
 
     if dry_run:
@@ -262,7 +268,22 @@ def _run_tuning(
     with progress_display() as display:
         run_tuning(recipe, out, store, _command_line(), RunWatch(stop_after, display))
         write_reports(out)
-    print(tuning_tables.screen(out))
+    print(screen(out))
+
+
+def _run_toy(recipe: "ToyRecipe", out: Path, store: Path, stop_after: float | None, dry_run: bool) -> None:
+    from monosem.experiments.run import RunWatch
+    from monosem.experiments.toy_run import dry_run_lines, run_toy
+    from monosem.report import screen, write_reports
+    from monosem.report.console import progress_display
+
+    if dry_run:
+        print("\n".join(dry_run_lines(recipe, out, store)))
+        return
+    with progress_display() as display:
+        run_toy(recipe, out, store, _command_line(), RunWatch(stop_after, display))
+        write_reports(out)
+    print(screen(out))
 
 
 def _command_line() -> str:

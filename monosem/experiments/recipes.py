@@ -21,6 +21,7 @@ from monosem.experiments.recipe_parts import (
     MapGrid,
     ShiftGrid,
 )
+from monosem.experiments.toy_recipe import ToyRecipe
 from monosem.experiments.tuning_recipe import TuningRecipe
 from monosem.robust.probe import ProbeSettings
 from monosem.robust.ridge import RidgeSettings
@@ -145,18 +146,20 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
 
     Raises:
         InputError: no such recipe, unknown key or wrong type (with the key's full path), or a recipe that
-            tunes a language model.
+            tunes a language model or is about toy models.
     """
     recipe = load_any_recipe(name, overrides)
     if not isinstance(recipe, Recipe):
-        raise InputError(
-            f"recipe {name}: tunes a language model; run it with monosem run, or load_any_recipe"
-        )
+        raise InputError(f"recipe {name}: of kind {recipe.kind}; run it with monosem run, or load_any_recipe")
     return recipe
 
 
-def load_any_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe | TuningRecipe:
-    """As `load_recipe`, and recipes of `kind: tuning`, which tune language models, too."""
+def load_any_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe | TuningRecipe | ToyRecipe:
+    """As `load_recipe`, and recipes of `kind: tuning` (language models) and `kind: toy` (toy models) too."""
     tree = with_overrides(recipe_tree(name), overrides)
-    model: type[Recipe] | type[TuningRecipe] = TuningRecipe if tree.get("kind") == "tuning" else Recipe
-    return parse(model, tree, f"recipe {name}")
+    where = f"recipe {name}"
+    if tree.get("kind") == "tuning":
+        return parse(TuningRecipe, tree, where)
+    if tree.get("kind") == "toy":
+        return parse(ToyRecipe, tree, where)
+    return parse(Recipe, tree, where)

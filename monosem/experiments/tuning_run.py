@@ -9,15 +9,16 @@ from typing import Any
 import pandas as pd
 
 from monosem.core.artifacts import write_json_atomic, write_text_atomic
-from monosem.core.errors import Paused
-from monosem.core.progress import PAUSED, SILENT
+from monosem.core.progress import SILENT
 from monosem.core.run_folder import RunFolder
+from monosem.experiments.make_stages import make_stages, planned_lines
 from monosem.experiments.results import RESULT_COLUMNS, write_table
 from monosem.experiments.run import RunWatch
 from monosem.experiments.stage_cache import StageCache
 from monosem.experiments.tuning import Tuning
 from monosem.experiments.tuning_comparisons import compare_prompts
 from monosem.experiments.tuning_recipe import TuningRecipe
+from monosem.experiments.works import Work
 
 _EXAMPLES = 20
 
@@ -34,20 +35,12 @@ def run_tuning(recipe: TuningRecipe, out: Path, store: Path, command: str, watch
     cache = StageCache(store, watch.notice)
     tuning = Tuning(recipe, cache, watch)
     folder = RunFolder.claim(out, recipe.model_dump(mode="json"), recipe.hash, command)
-    watch.keep.append(folder.log)
-    missing = [work for work in tuning.works if not cache.has(work.stage)]
-    watch.plan(sum(w.cost.seconds for w in tuning.works), sum(w.cost.seconds for w in missing))
-    for number, work in enumerate(tuning.works, 1):
-        made = cache.has(work.stage)
-        if not made:
-            watch.begin(f"{number}/{len(tuning.works)} {work.stage.name}", 0, work.cost.seconds)
-        cache.run(work.stage, work.make, work.cost.seconds)
-        if not made:
-            folder.log("stage made", stage=work.stage.key, seconds=watch.stage_seconds())
+
+    def check(work: Work) -> None:
         if work.stage is tuning.gate:
             tuning.check_aligned()
-        if not made and watch.should_pause():
-            raise Paused(PAUSED)
+
+    make_stages(tuning.works, cache, folder, watch, check)
     measured, prompts = results(tuning), per_prompt(tuning)
     write_table(measured, out / "results.csv")
     write_table(prompts, out / "prompts.csv")
@@ -73,18 +66,8 @@ def run_tuning(recipe: TuningRecipe, out: Path, store: Path, command: str, watch
 def dry_run_lines(recipe: TuningRecipe, out: Path, store: Path) -> list[str]:
     """The stages of a run, which of them are there, and the time the others are expected to take."""
     cache = StageCache(store)
-    works = Tuning(recipe, cache, SILENT).works
-    missing = [work for work in works if not cache.has(work.stage)]
-    lines = [
-        f"{f'{work.cost.seconds:.0f} s' if work in missing else 'cached':>8}  {work.stage.key}"
-        for work in works
-    ]
-    minutes = sum(work.cost.seconds for work in missing) / 60
-    lines.append(
-        f"{len(works)} stages, {len(works) - len(missing)} cached; the others take about {minutes:.0f} min on"
-        f" two CPU cores with a model of 135 million parameters; results go to {out}"
-    )
-    return lines
+    on = "two CPU cores with a model of 135 million parameters"
+    return planned_lines(Tuning(recipe, cache, SILENT).works, cache, on, out)
 
 
 def results(tuning: Tuning) -> pd.DataFrame:

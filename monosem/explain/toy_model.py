@@ -6,6 +6,7 @@ by its importance. With a ReLU and enough sparsity it keeps more concepts than i
 superposition. All models of a map are trained as one batched problem, on the same draws.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -56,7 +57,7 @@ def train_toys(
     settings: ToySettings,
     sparsity: Tensor,
     seeds: Tensor,
-    outputs: tuple[Output, ...],
+    outputs: Sequence[Output],
     watch: Watch = SILENT,
 ) -> ToyModels:
     """Train M models at once.

@@ -12,39 +12,59 @@ def write_reports(run: Path) -> None:
     Raises:
         InputError: no finished run there.
     """
-    if is_tuning(run):
-        _write_tuning_reports(run)
-        return
     # Plotting takes a second to import; what only prints a verdict does without it.
     from monosem.core.artifacts import write_text_atomic
     from monosem.core.run_folder import mark_complete
-    from monosem.report.page import write_page
-    from monosem.report.table1 import write_table1
-    from monosem.report.tables import summary
 
     write_text_atomic(run / "summary.md", summary(run))
-    write_table1(run)
-    write_page(run)
+    kind = kind_of(run)
+    if kind == "tuning":
+        from monosem.report.tuning_page import write_tuning_page
+
+        write_tuning_page(run)
+    elif kind == "toy":
+        from monosem.report.toy_page import write_toy_page
+
+        write_toy_page(run)
+    else:
+        from monosem.report.page import write_page
+        from monosem.report.table1 import write_table1
+
+        write_table1(run)
+        write_page(run)
     mark_complete(run)
 
 
-def is_tuning(run: Path) -> bool:
-    """Whether a run tuned a language model.
+def summary(run: Path) -> str:
+    """A finished run's `summary.md`.
+
+    Raises:
+        InputError: no finished run there.
+    """
+    from monosem.report import tables, toy_tables, tuning_tables
+
+    writers = {"tuning": tuning_tables.summary, "toy": toy_tables.summary}
+    return writers.get(kind_of(run), tables.summary)(run)
+
+
+def screen(run: Path) -> str:
+    """What a finished run found, for a terminal.
+
+    Raises:
+        InputError: no finished run there.
+    """
+    from monosem.report import tables, toy_tables, tuning_tables
+
+    writers = {"tuning": tuning_tables.screen, "toy": toy_tables.screen}
+    return writers.get(kind_of(run), tables.verdict_screen)(run)
+
+
+def kind_of(run: Path) -> str:
+    """What a run is about: "tuning" language models, "toy" models, or "probes" on feature sets.
 
     Raises:
         InputError: no finished run there.
     """
     from monosem.core.run_folder import open_run
 
-    return bool(open_run(run).get("recipe", {}).get("kind") == "tuning")
-
-
-def _write_tuning_reports(run: Path) -> None:
-    from monosem.core.artifacts import write_text_atomic
-    from monosem.core.run_folder import mark_complete
-    from monosem.report.tuning_page import write_tuning_page
-    from monosem.report.tuning_tables import summary
-
-    write_text_atomic(run / "summary.md", summary(run))
-    write_tuning_page(run)
-    mark_complete(run)
+    return str(open_run(run).get("recipe", {}).get("kind", "probes"))

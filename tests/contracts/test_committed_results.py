@@ -11,11 +11,14 @@ from monosem.core.settings import parse
 from monosem.experiments.comparisons import BOOTSTRAP_UNIT, compare
 from monosem.experiments.recipes import recipe_hash
 from monosem.experiments.results import read_results
+from monosem.experiments.toy_maps import compare_toys
+from monosem.experiments.toy_recipe import ToyRecipe
 from monosem.experiments.tuning_comparisons import compare_prompts, models_of
 from monosem.experiments.tuning_recipe import TuningRecipe
-from monosem.report import is_tuning
+from monosem.report import kind_of
 from monosem.report.table1 import write_table1
 from monosem.report.tables import summary, verdict_screen
+from monosem.report.toy_tables import summary as toy_summary
 from monosem.report.tuning_tables import summary as tuning_summary
 
 ROOT = Path(__file__).parents[2]
@@ -26,8 +29,7 @@ def test_there_are_results():
     assert {"digits", "cifar100-small"} <= {run.name for run in RUNS}
 
 
-TUNED = [run for run in RUNS if is_tuning(run)]
-PROBED = [run for run in RUNS if run not in TUNED]
+TUNED, TOYS, PROBED = ([run for run in RUNS if kind_of(run) == kind] for kind in ("tuning", "toy", "probes"))
 
 
 @pytest.mark.parametrize("run", PROBED, ids=lambda run: run.name)
@@ -64,6 +66,17 @@ def test_what_is_said_of_tuned_models_follows_from_their_prompts(run):
     committed = pd.read_csv(run / "comparisons.csv")
     pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
     assert tuning_summary(run) == (run / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("run", TOYS, ids=lambda run: run.name)
+def test_what_is_said_of_toy_models_follows_from_the_results(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    recipe = parse(ToyRecipe, manifest["recipe"], run.name)
+    assert manifest["recipe_hash"] == recipe.hash
+    fresh = compare_toys(read_results(run / "results.csv"), recipe)
+    committed = pd.read_csv(run / "comparisons.csv")
+    pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
+    assert toy_summary(run) == (run / "summary.md").read_text()
 
 
 def test_the_answers_to_the_papers_claims_follow_from_the_results():

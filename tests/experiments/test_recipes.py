@@ -30,7 +30,7 @@ def test_table_2_has_the_settings_of_appendix_a3(name, epochs, batch):
         "monolora",
         "relu",
     )
-    with pytest.raises(InputError, match="tunes a language model"):
+    with pytest.raises(InputError, match="of kind tuning; run it"):
         load_recipe(name)
 
 

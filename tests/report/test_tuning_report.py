@@ -9,7 +9,7 @@ import pytest
 
 from monosem.core.errors import InputError
 from monosem.experiments.results import PROMPT_COLUMNS, RESULT_COLUMNS
-from monosem.report import is_tuning, write_reports
+from monosem.report import kind_of, write_reports
 from monosem.report.frontier_figure import frontier_figure, frontier_tasks
 from monosem.report.table2 import table2
 from monosem.report.tuning_tables import comparison_table, read_tuning, screen, tuning_table
@@ -173,7 +173,7 @@ def test_the_screen_is_about_monolora(run: Path) -> None:
 
 def test_what_is_no_tuning_run(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no manifest\.json"):
-        is_tuning(tmp_path)
+        kind_of(tmp_path)
 
 
 def test_table_2_has_ours_beside_the_papers(run: Path) -> None:
