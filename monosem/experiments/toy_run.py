@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from monosem.core.progress import SILENT, Watch
 from monosem.core.run_folder import RunFolder
 from monosem.experiments.make_stages import make_stages, planned_lines
-from monosem.experiments.results import write_table
+from monosem.experiments.results import said_once, write_table
 from monosem.experiments.run import RunWatch
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.experiments.toy_maps import compare_toys, measure_share, train_all
@@ -33,7 +33,8 @@ def run_toy(recipe: ToyRecipe, out: Path, store: Path, command: str, watch: RunW
     works = toy_works(recipe, cache, watch)
     folder = RunFolder.claim(out, recipe.model_dump(mode="json"), recipe.hash, command)
     make_stages(works, cache, folder, watch)
-    results = pd.concat([pd.read_csv(cache.folder(work.stage) / _RESULTS) for work in works[1:]])
+    of_shares = [pd.read_csv(cache.folder(work.stage) / _RESULTS) for work in works[1:]]
+    results = pd.concat([said_once(of_share) for of_share in of_shares])
     write_table(results, out / "results.csv")
     write_table(compare_toys(results, recipe), out / "comparisons.csv")
     folder.log("tables complete", seconds=round(time.monotonic() - started, 1))
@@ -63,7 +64,7 @@ def toy_works(recipe: ToyRecipe, cache: StageCache, watch: Watch) -> list[Work]:
         Work(trained, partial(_train, recipe, watch), Cost(4e-9 * recipe.model.steps * n_trained * size, 1))
     ]
     for place, share in enumerate(recipe.sparsity):
-        stage = Stage("toy-probes", {**probing, "share": share}, (trained,))
+        stage = Stage("toy-probes", {**probing, "share": share}, (trained,), version=2)
         make = partial(_measure, recipe, cache, trained, place)
         works.append(Work(stage, make, Cost(2.0 * recipe.n_models, 0.2), has_results=True))
     return works

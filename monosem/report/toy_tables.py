@@ -99,7 +99,7 @@ def sentences(comparisons: pd.DataFrame) -> Iterator[str]:
 
 
 def maps(comparisons: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """The cells of every map: a noise, a protocol and a kind without superposition. The oracle has none."""
+    """The cells of every map: a noise, a protocol and a kind without superposition."""
     for condition in NOISES:
         for protocol in ("published", "tuned"):
             for kind in APART:

@@ -48,7 +48,7 @@ def test_every_kind_is_measured_in_every_cell(results: pd.DataFrame) -> None:
     accuracy = results[results["metric"] == "accuracy"]
     cells = accuracy.groupby(["dataset", "features", "encoder_seed", "protocol", "condition", "level"]).size()
     assert (cells == 1).all()
-    per_model = 3 * (3 + 2)  # three protocols; clean and two rates, clean and one noise
+    per_model = 2 * (3 + 2)  # two protocols; clean and two rates, clean and one noise
     assert len(cells) == 2 * len(KINDS) * 3 * per_model
     assert accuracy["value"].between(0, 1).all()
     # Wrong labels and noisy inputs cost something.
@@ -85,7 +85,7 @@ def test_the_exact_map_sees_the_first_concepts_alone(weights: dict[str, torch.Te
 
 def test_comparisons_are_paired_over_models(results: pd.DataFrame) -> None:
     table = compare_toys(results, recipe())
-    assert len(table) == 2 * 3 * 5 * len(APART)
+    assert len(table) == 2 * 2 * 5 * len(APART)
     row = table[
         (table["dataset"] == "S=0.9") & (table["protocol"] == "published") & (table["level"] == 0.6)
         & (table["features"] == "linear")
