@@ -24,8 +24,11 @@ _LOOKED_AT = 64  # prompts of a set on which activations and sizes of updates ar
 
 @dataclass(frozen=True)
 class Measured:
-    """values: prompt by prompt, float [N] by "part/metric". answers: by task, harmful, harmless. readings:
-    single numbers, by name."""
+    """What one model was found to say and to be worth.
+
+    values: prompt by prompt, float [N] by "part/metric". answers: by task, harmful, harmless. readings:
+    single numbers, by name.
+    """
 
     values: dict[str, Tensor]
     answers: dict[str, list[str]]
