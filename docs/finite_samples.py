@@ -7,10 +7,9 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from scipy.stats import t
 
 from monosem.core.artifacts import write_text_atomic
-from monosem.core.stats import holm
+from monosem.core.stats import holm, paired_t
 from monosem.explain.closed_forms import MONO, POLY
 from monosem.explain.finite_samples import RULES, learned_accuracy
 from monosem.report.table_formats import markdown_table
@@ -31,18 +30,19 @@ def measured(rule: str, n: int, sparsity: float, flip: float, noise: float) -> d
         learned_accuracy(RULES[rule], n, sparsity, weights, flip, noise, repeats=REPEATS)
         for weights in (MONO, POLY)
     )
-    difference = mono - poly
-    error = difference.std(ddof=1) / REPEATS**0.5
-    half = t.ppf(0.975, REPEATS - 1) * error
-    p = 2 * t.sf(abs(difference.mean()) / error, REPEATS - 1) if error > 0 else float(difference.mean() == 0)
-    setting = {"rule": rule, "n": n, "sparsity": sparsity, "flip": flip, "noise": noise}
-    return setting | {
+    difference = paired_t(mono - poly)
+    return {
+        "rule": rule,
+        "n": n,
+        "sparsity": sparsity,
+        "flip": flip,
+        "noise": noise,
         "mono": mono.mean(),
         "poly": poly.mean(),
-        "mean_diff": difference.mean(),
-        "ci_low": difference.mean() - half,
-        "ci_high": difference.mean() + half,
-        "p": p,
+        "mean_diff": difference.mean,
+        "ci_low": difference.low,
+        "ci_high": difference.high,
+        "p": difference.p,
     }
 
 

@@ -7,6 +7,7 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -257,23 +258,27 @@ def _run_tuning(
     from monosem.llm.base import quieten
 
     quieten()
-    from monosem.experiments.run import RunWatch
     from monosem.experiments.tuning_run import dry_run_lines, run_tuning
-    from monosem.report import screen, write_reports
-    from monosem.report.console import progress_display
 
-    if dry_run:
-        print("\n".join(dry_run_lines(recipe, out, store)))
-        return
-    with progress_display() as display:
-        run_tuning(recipe, out, store, _command_line(), RunWatch(stop_after, display))
-        write_reports(out)
-    print(screen(out))
+    _run_stages(run_tuning, dry_run_lines, recipe, out, store, stop_after, dry_run)
 
 
 def _run_toy(recipe: "ToyRecipe", out: Path, store: Path, stop_after: float | None, dry_run: bool) -> None:
-    from monosem.experiments.run import RunWatch
     from monosem.experiments.toy_run import dry_run_lines, run_toy
+
+    _run_stages(run_toy, dry_run_lines, recipe, out, store, stop_after, dry_run)
+
+
+def _run_stages(
+    run: Callable[..., None],
+    dry_run_lines: Callable[..., list[str]],
+    recipe: Any,
+    out: Path,
+    store: Path,
+    stop_after: float | None,
+    dry_run: bool,
+) -> None:
+    from monosem.experiments.run import RunWatch
     from monosem.report import screen, write_reports
     from monosem.report.console import progress_display
 
@@ -281,7 +286,7 @@ def _run_toy(recipe: "ToyRecipe", out: Path, store: Path, stop_after: float | No
         print("\n".join(dry_run_lines(recipe, out, store)))
         return
     with progress_display() as display:
-        run_toy(recipe, out, store, _command_line(), RunWatch(stop_after, display))
+        run(recipe, out, store, _command_line(), RunWatch(stop_after, display))
         write_reports(out)
     print(screen(out))
 

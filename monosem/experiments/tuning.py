@@ -45,10 +45,9 @@ class Subject:
     tuned: Stage | None = None
     scale: float | Stage = 1.0
 
-    @property
-    def is_on_the_way(self) -> bool:
-        """Whether this is a point of the frontier, between the start and the adapter at its own scale."""
-        return isinstance(self.scale, float) and self.scale != 1
+    def at(self, scale: float) -> Model:
+        """The model that was measured, once its scale is known."""
+        return Model(self.features, self.task or "none", scale)
 
 
 class Tuning:
@@ -113,10 +112,7 @@ class Tuning:
 
     def measured(self) -> list[tuple[Model, Stage]]:
         """Every model with its measurement, once that is made."""
-        return [
-            (Model(subject.features, subject.task or "none", self.readings(stage)["scale"]), stage)
-            for subject, stage in self.subjects
-        ]
+        return [(subject.at(self.readings(stage)["scale"]), stage) for subject, stage in self.subjects]
 
     def values(self, measured: Stage) -> dict[str, Tensor]:
         """A measurement's values prompt by prompt, by "part/metric", with those of the judges."""
@@ -253,11 +249,12 @@ class Tuning:
         tasks = list(texts.tasks) if subject.task is None else [subject.task]
         start, tokenizer = self.models.start(aligned)
         readings = {"scale": scale}
+        looked_into = not subject.at(scale).is_on_the_way
         with self.models.adapted(aligned, subject.tuned, scale) as model:
             measured = measure(model, tokenizer, texts, tasks, recipe, self._watch)
-            if subject.task is not None and not subject.is_on_the_way:
+            if subject.task is not None and looked_into:
                 readings |= look_inside(model, tokenizer, texts, subject.task, recipe.batch_size)
-        if subject.task is not None and subject.adapter is not None and not subject.is_on_the_way:
+        if subject.task is not None and subject.adapter is not None and looked_into:
             fresh = fresh_adapter(start, recipe.adapters[subject.adapter], recipe.seed).eval()
             try:
                 readings |= zeros_at_start(fresh, tokenizer, texts, subject.task, recipe.batch_size)

@@ -15,7 +15,7 @@ from monosem.llm.activations import record_activations
 from monosem.llm.alignment import measure_alignment
 from monosem.llm.generate import prompt_batches, text_losses
 from monosem.llm.harness import harness_scores
-from monosem.llm.strength import divergence, record_update
+from monosem.llm.strength import divergence, read_texts_only, record_update
 from monosem.llm.tasks import LabelTask
 from monosem.measures.consistency import matched_monosemanticity
 
@@ -88,9 +88,8 @@ def look_inside(model: Any, tokenizer: Any, texts: Texts, task: str, batch_size:
         # All test prompts: a share of classes among few samples is mostly chance.
         instructions = [pair.instruction for pair in labelled.test]
         labels = torch.tensor([labelled.labels.index(pair.response) for pair in labelled.test])
-        with record_activations(model, samples=True) as record, torch.no_grad():
-            for batch in prompt_batches(tokenizer, instructions, batch_size, device=model.device):
-                model(**batch, logits_to_keep=1, use_cache=False)
+        with record_activations(model, samples=True) as record:
+            read_texts_only(model, prompt_batches(tokenizer, instructions, batch_size, device=model.device))
         score = matched_monosemanticity(record.samples(), labels, len(labelled.labels))
         found["monosemanticity/task"] = score.mean(score.corrected, weighted=True)
     return found
@@ -100,9 +99,8 @@ def zeros_at_start(fresh: Any, tokenizer: Any, texts: Texts, task: str, batch_si
     """Zeros of an adapter before its training, on both sets."""
     found = {}
     for name, batches in looked_at(fresh, tokenizer, texts, task, batch_size).items():
-        with record_activations(fresh) as record, torch.no_grad():
-            for batch in batches:
-                fresh(**batch, logits_to_keep=1, use_cache=False)
+        with record_activations(fresh) as record:
+            read_texts_only(fresh, batches)
         found[f"zeros_at_start/{name}"] = record.zeros()
     return found
 

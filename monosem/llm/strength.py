@@ -91,9 +91,15 @@ def record_update(model: nn.Module, adapter: str = "default") -> Iterator[Update
 def update_norm(model: Any, batches: Batches, adapter: str = "default") -> float:
     """The update's size on these texts, as `UpdateRecord.norm`."""
     with record_update(model, adapter) as record:
-        for batch in batches:
-            model(**batch, logits_to_keep=1, use_cache=False)
+        read_texts_only(model, batches)
     return record.norm()
+
+
+@torch.no_grad()
+def read_texts_only(model: Any, batches: Batches) -> None:
+    """Let the model read for the sake of what is recorded; logits, as dear as a third of it, are left out."""
+    for batch in batches:
+        model(**batch, logits_to_keep=1, use_cache=False)
 
 
 @torch.no_grad()

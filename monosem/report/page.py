@@ -66,6 +66,25 @@ def write_page(run_folder: Path) -> None:
     write_text_atomic(run_folder / "report.html", page)
 
 
+def rendered(template: str, manifest: Mapping[str, Any], drawings: Mapping[str, str], /, **parts: Any) -> str:
+    """A page from its template: with the run's manifest and recipe, its drawings (SVG by name), and parts."""
+    return (
+        page_templates()
+        .get_template(template)
+        .render(
+            manifest=manifest,
+            recipe_yaml=yaml.safe_dump(
+                manifest["recipe"], sort_keys=False, default_flow_style=None, width=100
+            ),
+            # Our own drawings are the one kind of markup that is not escaped.
+            figures={name: Markup(embeddable(drawing, name)) for name, drawing in drawings.items()},
+            colours=COLOURS,
+            feature_name=feature_name,
+            **parts,
+        )
+    )
+
+
 def page_templates() -> Environment:
     """The templates of pages: everything put into them is escaped, and nothing may be missing."""
     return Environment(
@@ -92,44 +111,35 @@ def render_page(
     of `encoder_epochs`, `beside` what stands beside the paper's Table 1.
     """
     made, plain = claims(results, comparisons), ordinary(results)
-    return (
-        page_templates()
-        .get_template("report.html.j2")
-        .render(
-            manifest=manifest,
-            recipe_yaml=yaml.safe_dump(
-                manifest["recipe"], sort_keys=False, default_flow_style=None, width=100
-            ),
-            margin=points(manifest["recipe"]["margin"]).removeprefix("+"),
-            facts=findings.facts(manifest, comparisons),
-            questions=findings.questions(results),
-            findings=findings.findings(made),
-            headings={condition: titled(results, condition) for condition in conditions(results)},
-            sections=asked,
-            told={
-                section.anchor: [findings.told(claim) for claim in made if section.tells(claim.protocol)]
-                for section in asked
-            },
-            headlines=dict(_headlines(asked, made)),
-            unit=findings.unit(comparisons),
-            limits=list(findings.limits(results, comparisons)),
-            feature_name=feature_name,
-            method_meanings=METHOD_MEANINGS,
-            colours=COLOURS,
-            # Our own drawings are the one kind of markup that is not escaped.
-            figures={name: Markup(embeddable(drawing, name)) for name, drawing in drawings.items()},
-            compared=(BASELINE, *METHODS),
-            curves=list(_curves(plain, comparisons)),
-            ladders=list(_ladders(plain, drawings)),
-            table1=None if beside is None else side_by_side_table(beside),
-            table1_notes=() if beside is None else notes(beside),
-            pretraining=findings.pretraining_in_words(epochs),
-            verdicts=page_tables.verdict_table(made),
-            monosemanticity=page_tables.monosemanticity_table(plain),
-            memorised=page_tables.memorised_tables(plain),
-            geometry=page_tables.geometry_table(plain),
-            edges=page_tables.edge_table(plain),
-        )
+    return rendered(
+        "report.html.j2",
+        manifest,
+        drawings,
+        margin=points(manifest["recipe"]["margin"]).removeprefix("+"),
+        facts=findings.facts(manifest, comparisons),
+        questions=findings.questions(results),
+        findings=findings.findings(made),
+        headings={condition: titled(results, condition) for condition in conditions(results)},
+        sections=asked,
+        told={
+            section.anchor: [findings.told(claim) for claim in made if section.tells(claim.protocol)]
+            for section in asked
+        },
+        headlines=dict(_headlines(asked, made)),
+        unit=findings.unit(comparisons),
+        limits=list(findings.limits(results, comparisons)),
+        method_meanings=METHOD_MEANINGS,
+        compared=(BASELINE, *METHODS),
+        curves=list(_curves(plain, comparisons)),
+        ladders=list(_ladders(plain, drawings)),
+        table1=None if beside is None else side_by_side_table(beside),
+        table1_notes=() if beside is None else notes(beside),
+        pretraining=findings.pretraining_in_words(epochs),
+        verdicts=page_tables.verdict_table(made),
+        monosemanticity=page_tables.monosemanticity_table(plain),
+        memorised=page_tables.memorised_tables(plain),
+        geometry=page_tables.geometry_table(plain),
+        edges=page_tables.edge_table(plain),
     )
 
 

@@ -1,6 +1,5 @@
 """What toy models of superposition showed: maps in words, in counts, and what each kind of model keeps."""
 
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from monosem.experiments.results import read_results, read_table
 from monosem.experiments.toy_maps import APART, INPUT_NOISE, LABEL_NOISE, SUPERPOSED
 from monosem.report.cells import Row, Table, number, words
 from monosem.report.table_formats import as_markdown
-from monosem.report.wording import counted, interval, p_value, points, protocol_title
+from monosem.report.wording import counted, indented, interval, p_value, points, protocol_title
 
 COMPARED = (
     "dataset", "protocol", "condition", "level", "baseline", "features",
@@ -57,7 +56,7 @@ def screen(run: Path) -> str:
     manifest, _, comparisons = read_toy(run)
     lines = [f"{manifest['recipe']['n_models']} models of each kind and sparsity; without minus with"]
     for sentence in sentences(comparisons):
-        lines += ["", *textwrap.wrap(sentence, 80, initial_indent="  ", subsequent_indent="    ")]
+        lines += ["", *indented(sentence)]
     return "\n".join([*lines, "", f"Report: {run / 'report.html'}"])
 
 

@@ -4,15 +4,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-from markupsafe import Markup
-
 from monosem.core.artifacts import read_json, write_text_atomic
 from monosem.report.cells import Table
-from monosem.report.figure_style import COLOURS, embeddable
 from monosem.report.figures import save_figures
 from monosem.report.frontier_figure import frontier_figure, frontier_tasks
-from monosem.report.page import page_templates
+from monosem.report.page import rendered
 from monosem.report.table2 import table2
 from monosem.report.tuning_tables import (
     asked,
@@ -22,7 +18,6 @@ from monosem.report.tuning_tables import (
     tasks_of,
     tuning_table,
 )
-from monosem.report.wording import feature_name
 
 
 class TunedOn(NamedTuple):
@@ -43,32 +38,23 @@ def write_tuning_page(run: Path) -> None:
     manifest, results, comparisons = read_tuning(run)
     figures = {"frontier": frontier_figure(results)} if frontier_tasks(results) else {}
     drawings = save_figures(figures, run / "figures")
-    page = (
-        page_templates()
-        .get_template("tuning.html.j2")
-        .render(
-            manifest=manifest,
-            asked=asked(results),
-            tasks=[
-                TunedOn(
-                    task,
-                    list(sentences(comparisons, task)),
-                    tuning_table(results, task),
-                    comparison_table(comparisons, task),
-                )
-                for task in tasks_of(results)
-            ],
-            papers=table2(results) if manifest["recipe"]["paper"] == "table2" else None,
-            examples=list(_examples(read_json(run / "answers.json"))),
-            template=(run / "templates.txt").read_text(encoding="utf-8"),
-            recipe_yaml=yaml.safe_dump(
-                manifest["recipe"], sort_keys=False, default_flow_style=None, width=100
-            ),
-            # Our own drawings are the one kind of markup that is not escaped.
-            figures={name: Markup(embeddable(drawing, name)) for name, drawing in drawings.items()},
-            colours=COLOURS,
-            feature_name=feature_name,
-        )
+    page = rendered(
+        "tuning.html.j2",
+        manifest,
+        drawings,
+        asked=asked(results),
+        tasks=[
+            TunedOn(
+                task,
+                list(sentences(comparisons, task)),
+                tuning_table(results, task),
+                comparison_table(comparisons, task),
+            )
+            for task in tasks_of(results)
+        ],
+        papers=table2(results) if manifest["recipe"]["paper"] == "table2" else None,
+        examples=list(_examples(read_json(run / "answers.json"))),
+        template=(run / "templates.txt").read_text(encoding="utf-8"),
     )
     write_text_atomic(run / "report.html", page)
 

@@ -2,7 +2,6 @@
 
 import math
 import re
-import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from monosem.experiments.tuning_comparisons import ALIGNED, BASE, models_of
 from monosem.report.cells import Cell, Piece, Row, Table, Write, estimate, number, words
 from monosem.report.table2 import table2
 from monosem.report.table_formats import as_markdown
-from monosem.report.wording import NO_VALUE, interval, p_value, points
+from monosem.report.wording import NO_VALUE, indented, interval, p_value, points
 
 _WRITES: dict[int, Write] = {100: "{:.1f}".format, 1: "{:.3g}".format}
 _NAMES = {
@@ -68,7 +67,7 @@ def screen(run: Path) -> str:
     for task in tasks_of(results):
         lines += ["", f"Tuned on {task}"]
         for sentence in sentences(comparisons, task):
-            lines += textwrap.wrap(sentence, 80, initial_indent="  ", subsequent_indent="    ")
+            lines += indented(sentence)
     return "\n".join([*lines, "", f"Report: {run / 'report.html'}"])
 
 

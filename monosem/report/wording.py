@@ -5,6 +5,7 @@ Shares are stored between 0 and 1; people read points, hundredths of accuracy.
 
 import math
 import re
+import textwrap
 from collections.abc import Iterable
 from typing import Any
 
@@ -159,6 +160,11 @@ def replicates(row: "pd.Series[Any]") -> str:
         return counted(row["n_encoders"], noun)
     noun = "training" if row["protocol"] in FINETUNED else "probe"
     return counted(row["n_encoders"] * row["n_noise"], noun)
+
+
+def indented(sentence: str) -> list[str]:
+    """A sentence as lines of a terminal, set in."""
+    return textwrap.wrap(sentence, 80, initial_indent="  ", subsequent_indent="    ")
 
 
 def counted(n: float, noun: str) -> str:

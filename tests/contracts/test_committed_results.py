@@ -25,6 +25,10 @@ ROOT = Path(__file__).parents[2]
 RUNS = sorted(path.parent for path in (ROOT / "docs" / "results").glob("*/manifest.json"))
 
 
+def assert_same(fresh, committed):
+    pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
+
+
 def test_there_are_results():
     assert {"digits", "cifar100-small"} <= {run.name for run in RUNS}
 
@@ -40,7 +44,7 @@ def test_comparisons_and_summary_follow_from_the_results(run):
     # The bootstrap over test images needs per-image correctness, which is too large to keep here.
     committed = committed[committed["unit"] != BOOTSTRAP_UNIT].reset_index(drop=True)
     fresh = compare(read_results(run / "results.csv"), manifest["recipe"]["margin"])
-    pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
+    assert_same(fresh, committed)
     assert summary(run) == (run / "summary.md").read_text()
 
 
@@ -63,8 +67,7 @@ def test_what_is_said_of_tuned_models_follows_from_their_prompts(run):
             of_model.loc[asked.index], asked, check_names=False, rtol=1e-4, atol=1e-6
         )
     fresh = compare_prompts(results, prompts, recipe.seed)
-    committed = pd.read_csv(run / "comparisons.csv")
-    pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
+    assert_same(fresh, pd.read_csv(run / "comparisons.csv"))
     assert tuning_summary(run) == (run / "summary.md").read_text()
 
 
@@ -74,8 +77,7 @@ def test_what_is_said_of_toy_models_follows_from_the_results(run):
     recipe = parse(ToyRecipe, manifest["recipe"], run.name)
     assert manifest["recipe_hash"] == recipe.hash
     fresh = compare_toys(read_results(run / "results.csv"), recipe)
-    committed = pd.read_csv(run / "comparisons.csv")
-    pd.testing.assert_frame_equal(fresh.infer_objects(), committed, check_dtype=False, rtol=1e-4, atol=1e-6)
+    assert_same(fresh, pd.read_csv(run / "comparisons.csv"))
     assert toy_summary(run) == (run / "summary.md").read_text()
 
 
