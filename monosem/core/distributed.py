@@ -3,6 +3,7 @@
 Without a launcher there is one process and every exchange returns what it was given.
 """
 
+import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -54,8 +55,15 @@ def this_world() -> World:
 
         # The others wait while the main process alone trains probes, for longer than the usual half hour.
         state = PartialState(cpu=not on_gpu, timeout=timedelta(days=7))
+        atexit.register(_leave)
         return World(state.process_index, state.num_processes, state.device)
     return World(0, 1, torch.device("cuda" if on_gpu else "cpu"))
+
+
+def _leave() -> None:
+    """Stop the threads that exchange tensors while Python still runs; found at its end, they may abort it."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def world_size() -> int:

@@ -4,10 +4,13 @@ python two_processes.py OUT            one process on the joint batches
 torchrun ... two_processes.py OUT      two that share them
 """
 
+import atexit
+import os
 import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 
 from monosem.core.artifacts import save_tensors, write_json_atomic
 from monosem.core.distributed import collected, this_world
@@ -64,6 +67,9 @@ def gradients(settings: PretrainSettings, *, norms_stand_still: bool) -> dict[st
 
 
 def main(out: Path) -> None:
+    # What is registered first is called last: after whatever `this_world` registers.
+    left = out / f"left-{os.environ.get('RANK', '0')}.json"
+    atexit.register(lambda: write_json_atomic(left, not dist.is_initialized()))
     world = this_world()
     for objective in ("simclr", "ncl"):
         settings = SETTINGS.replace(objective=objective, nonnegative_on="raw")
