@@ -91,6 +91,11 @@ class EncoderPair:
         """The tables of every stage that has results."""
         return [read_results(self.cache.folder(stage) / "results.csv") for stage in self._with_results()]
 
+    def files(self, name: str) -> list[Path]:
+        """The files of this name that stages with results left beside them."""
+        found = (self.cache.folder(stage) / name for stage in self._with_results())
+        return [file for file in found if file.exists()]
+
     def correctness(self) -> dict[tuple[str, str, str], np.ndarray]:
         """(features, protocol, condition) -> correctness of each test sample, mean over levels and draws."""
         found = {}

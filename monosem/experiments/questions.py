@@ -2,13 +2,21 @@
 
 from collections.abc import Callable, Iterable
 
-from monosem.experiments import axes, dose_response, finetuning, noisy_label_losses, where_it_pays
+from monosem.experiments import (
+    axes,
+    dose_response,
+    finetuning,
+    noisy_label_losses,
+    salient_features,
+    where_it_pays,
+)
 from monosem.experiments.encoder_pair import EncoderPair
 from monosem.experiments.works import Work
 
 QUESTIONS: tuple[Callable[[EncoderPair], Iterable[Work]], ...] = (
     noisy_label_losses.works,
     axes.works,
+    salient_features.works,
     dose_response.works,
     where_it_pays.works,
     finetuning.works,

@@ -222,6 +222,17 @@ class AxisGrid(Settings):
         return probes
 
 
+class SalienceGrid(Settings):
+    """What probes trained on noisy labels lean on, in each feature set and in its rotation (4.1)."""
+
+    n_classes: int = Field(3, ge=1)
+    """How many of the most and of the least accurate classes are shown, with the dimension each leans on."""
+    n_dimensions: int = Field(4, ge=1)
+    """How many dimensions are drawn at random, to be shown (Fig. 1a)."""
+    n_samples: int = Field(9, ge=2)
+    """How many of the samples that activate a dimension most are shown."""
+
+
 def increasing(levels: tuple[float, ...]) -> tuple[float, ...]:
     """The levels, if there are some, each above the one before by more than tables show."""
     shown = [f"{level:g}" for level in levels]

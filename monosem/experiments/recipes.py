@@ -19,6 +19,7 @@ from monosem.experiments.recipe_parts import (
     LabelNoiseGrid,
     LossGrid,
     MapGrid,
+    SalienceGrid,
     ShiftGrid,
 )
 from monosem.experiments.toy_recipe import ToyRecipe
@@ -66,8 +67,9 @@ class Recipe(Settings):
     shift: ShiftGrid | None = None
     where_it_pays: MapGrid | None = None
     dose: DoseGrid | None = None
-    """Asked under the recipe's label noise, as `axes` are."""
+    """Asked under the recipe's label noise, as `axes` and `salience` are."""
     axes: AxisGrid | None = None
+    salience: SalienceGrid | None = None
     finetune: FinetuneGrid | None = None
     margin: float = Field(0.01, gt=0)
     """A difference whose interval lies within +-margin (accuracy, 0.01 is one point) is a tie."""
@@ -95,7 +97,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _noisy_labels_where_they_are_asked_for(self) -> Self:
-        for part in ("losses", "dose", "axes"):
+        for part in ("losses", "dose", "axes", "salience"):
             if getattr(self, part) is not None and self.label_noise is None:
                 raise ValueError(f"`{part}` is asked against label noise: give label_noise")
         return self

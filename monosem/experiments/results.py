@@ -32,6 +32,12 @@ PROMPT_COLUMNS = (
 )  # fmt: skip
 """Of a tuned language model's comparisons.csv: models beside each other, prompt by prompt."""
 
+SALIENT_COLUMNS = (
+    "dataset", "encoder", "features", "protocol", "condition", "level", "encoder_seed", "noise_seed",
+    "shown", "class", "accuracy", "weight", "dimension", "matched", "native", "samples", "sample_classes",
+)  # fmt: skip
+"""Of a run's salient.csv: the dimensions that are shown, why, and what activates each most (JSON lists)."""
+
 BASELINE = "simclr"
 """The dense, polysemantic features every other set is compared with."""
 
@@ -129,14 +135,14 @@ def read_results(path: Path) -> pd.DataFrame:
     return read_table(path, RESULT_COLUMNS)
 
 
-def read_table(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """Read a CSV file that must have `columns`.
+def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> pd.DataFrame:
+    """Read a CSV file that must have `columns`, some of which are `text` whatever stands there.
 
     Raises:
         InputError: missing, unreadable or with other columns.
     """
     try:
-        table = pd.read_csv(path)
+        table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a finished run has one") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors

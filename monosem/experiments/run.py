@@ -20,6 +20,7 @@ from monosem.experiments.questions import NOTICES, QUESTIONS
 from monosem.experiments.recipe_data import load_data
 from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import said_once, write_table
+from monosem.experiments.salient_features import write_salient
 from monosem.experiments.stage_cache import StageCache
 from monosem.experiments.works import Work, needed
 
@@ -194,6 +195,8 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
     comparisons = compare(results, request.recipe.margin, _correctness(experiment.pairs))
     write_table(results, request.out / "results.csv")
     write_table(comparisons, request.out / "comparisons.csv")
+    if request.recipe.salience is not None:
+        write_salient(experiment.pairs, request.out)
     folder.log("tables complete", seconds=round(time.monotonic() - started, 1))
     # Complete is said by whoever writes the reports, when they are there too.
     folder.write_manifest(

@@ -1,4 +1,4 @@
-"""What there is to show of single dimensions: what activates each, how much, of which classes, who leans on it.
+"""What there is to show of single dimensions: what activates each, of which classes, who leans on it.
 
 The numbers behind the feature browser, on plain arrays; `monosem.report.browser` makes a page of them.
 """

@@ -38,7 +38,8 @@ class Outcomes:
 
     right, wrong: the scores; samples whose dimension has none are left out. superiority: the probability that
     a sample the probe got right has the higher score, ties counting half; 0.5 is no difference. p: of Mann
-    and Whitney's test over samples, two-sided; it says nothing of another encoder.
+    and Whitney's test over samples, two-sided; it says nothing of another encoder. Both are nan where a side
+    has no samples.
     """
 
     right: NDArray[np.float64]
@@ -48,7 +49,9 @@ class Outcomes:
 
     @property
     def difference(self) -> float:
-        """Mean score where right minus mean score where wrong."""
+        """Mean score where right minus mean score where wrong; nan where a side has no samples."""
+        if not (len(self.right) and len(self.wrong)):
+            return float("nan")
         return float(self.right.mean() - self.wrong.mean())
 
 
@@ -124,7 +127,7 @@ def scores_by_outcome(features: Features, scores: NDArray[np.float64], right: Te
         right: whether the probe was right, `[N]` bool.
 
     Raises:
-        InputError: shapes that do not fit, or no scored sample on either side.
+        InputError: shapes that do not fit.
     """
     n_rows, n_dims = features_shape(features)
     if scores.shape != (n_dims,) or tuple(right.shape) != (n_rows,):
@@ -137,7 +140,6 @@ def scores_by_outcome(features: Features, scores: NDArray[np.float64], right: Te
     scored = np.isfinite(of_samples)
     one, other = of_samples[scored & is_right], of_samples[scored & ~is_right]
     if not (len(one) and len(other)):
-        side = "right" if not len(one) else "wrong"
-        raise InputError(f"the probe has no {side} sample whose most active dimension is scored")
+        return Outcomes(one, other, float("nan"), float("nan"))
     test = mannwhitneyu(one, other)
     return Outcomes(one, other, float(test.statistic) / (len(one) * len(other)), float(test.pvalue))

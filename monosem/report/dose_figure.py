@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from monosem.core.stats import PairedResult, paired_t, rank_correlation
+from monosem.core.stats import paired_t, rank_correlation
 from monosem.experiments.results import BASELINE, DOSE, conditions, endpoints
 from monosem.report.cells import Row, Table, estimate
 from monosem.report.condition_words import condition_name, over_levels
 from monosem.report.figure_style import COLOURS, FAINT, STYLE, legend, new_figure, zero_line
 from monosem.report.section import Plot, Section
-from monosem.report.wording import MINUS, counted, interval, is_dose, points, spelt
+from monosem.report.wording import counted, interval, is_dose, points, signed, spelt
 
 _FAMILIES = {
     "sae": ("SAE, by k", COLOURS["sae"], "D"),
@@ -162,7 +162,7 @@ def _in_words(table: pd.DataFrame, over: str) -> Iterator[str]:
         if len(doses) < _FEWEST:
             continue
         told = [
-            f"{rho_in_words(rank_correlation(rows[measure], rows['gain'], rows['pair']))} with {name}"
+            f"{signed(rank_correlation(rows[measure], rows['gain'], rows['pair']))} with {name}"
             for measure, name in _AGAINST.items()
         ]
         pairs = counted(rows["pair"].nunique(), "encoder pair")
@@ -177,15 +177,6 @@ def _in_words(table: pd.DataFrame, over: str) -> Iterator[str]:
             f"A rotation costs {points(lost.mean)} points of the gain on average"
             f" ({interval(lost.low, lost.high)})."
         )
-
-
-def rho_in_words(found: PairedResult) -> str:
-    """A rank correlation with its interval."""
-    mean = f"{found.mean:+.2f}".replace("-", MINUS)
-    if not np.isfinite(found.low):
-        return f"{mean} (one pair, no interval)"
-    low, high = (f"{bound:+.2f}".replace("-", MINUS) for bound in (found.low, found.high))
-    return f"{mean} ({low} to {high})"
 
 
 def _numbers(table: pd.DataFrame, condition: str) -> Table:

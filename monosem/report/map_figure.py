@@ -20,11 +20,10 @@ from matplotlib.figure import Figure
 from monosem.core.stats import holm, rank_correlation
 from monosem.experiments.results import BASELINE, MAP, METHODS, all_conditions, protocols
 from monosem.report.cells import Row, Table, estimate, number, words
-from monosem.report.dose_figure import rho_in_words
 from monosem.report.figure_style import FAINT, MUTED, STYLE, new_figure, zero_line
 from monosem.report.paired import size, unit_accuracies
 from monosem.report.section import Plot, Section
-from monosem.report.wording import counted, feature_name, p_value, points
+from monosem.report.wording import counted, feature_name, p_value, points, signed
 
 _FIXED = "ridge-"
 _TUNED = "tuned"
@@ -193,7 +192,7 @@ def _in_words(results: pd.DataFrame, cells: pd.DataFrame) -> Iterator[str]:
             f"{feature_name(method)}, tuned, {counted(rho.n, 'encoder pair')}: of {len(of_method)} places"
             f" it is more accurate than SimCLR at {(significant > 0).sum()} and less at"
             f" {(significant < 0).sum()} (Holm over the places); the difference has a rank correlation of"
-            f" {rho_in_words(rho)} with {_AXIS}."
+            f" {signed(rho)} with {_AXIS}."
         )
 
 

@@ -21,6 +21,7 @@ from monosem.report.figure_style import COLOURS, embeddable
 from monosem.report.figures import all_figures, save_figures
 from monosem.report.pretraining_figure import encoder_epochs, pretraining_figure
 from monosem.report.run_tables import ordinary, read_run
+from monosem.report.salient_pictures import salient_pictures
 from monosem.report.section import Section
 from monosem.report.sections import sections
 from monosem.report.table1 import Table1, notes, side_by_side_table, table1
@@ -53,7 +54,7 @@ def write_page(run_folder: Path) -> None:
         InputError: no finished run there.
     """
     manifest, results, comparisons = read_run(run_folder)
-    asked = sections(results, comparisons)
+    asked = [*sections(results, comparisons), *salient_pictures(run_folder)]
     figures = all_figures(results, comparisons, asked)
     beside = table1(manifest, results)
     if beside is not None:

@@ -9,11 +9,12 @@ from monosem.report.finetune_figure import finetune_section
 from monosem.report.loss_figure import loss_section
 from monosem.report.map_figure import map_section
 from monosem.report.run_tables import ordinary
+from monosem.report.salience_figure import salience_section
 from monosem.report.section import Section
 from monosem.report.shift_figure import shift_section
 
 _ORDINARY = (corruption_section, shift_section, loss_section, axes_section, finetune_section)
-_BEYOND_CLAIMS = (dose_section, map_section)
+_BEYOND_CLAIMS = (salience_section, dose_section, map_section)
 
 
 def sections(results: pd.DataFrame, comparisons: pd.DataFrame) -> list[Section]:
@@ -24,6 +25,6 @@ def sections(results: pd.DataFrame, comparisons: pd.DataFrame) -> list[Section]:
 
 
 def beyond_claims(results: pd.DataFrame, comparisons: pd.DataFrame) -> list[Section]:
-    """The sections whose findings no claim tells: doses, and the map of where it pays."""
+    """The sections whose findings no claim tells: salience, doses, and the map of where it pays."""
     made = [section(results, comparisons) for section in _BEYOND_CLAIMS]
     return [section for section in made if section is not None]

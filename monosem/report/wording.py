@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 
+from monosem.core.stats import PairedResult
 from monosem.experiments.results import AXIS, BASELINE, DOSE, FINETUNED, LOSS, METHODS
 
 MINUS = "\N{MINUS SIGN}"
@@ -138,6 +139,14 @@ def interval(low: float, high: float, digits: int = 1) -> str:
     if math.isinf(low):  # one replicate has no spread
         return "no interval"
     return NO_VALUE if math.isnan(low) else f"{points(low, digits)} to {points(high, digits)}"
+
+
+def signed(found: PairedResult, digits: int = 2) -> str:
+    """A difference of scores, or a correlation, with its interval: "+0.31 (+0.12 to +0.50)"."""
+    mean, low, high = (
+        f"{value:+.{digits}f}".replace("-", MINUS) for value in (found.mean, found.low, found.high)
+    )
+    return f"{mean} ({low} to {high})" if math.isfinite(found.low) else f"{mean} (one pair, no interval)"
 
 
 def share(value: float, digits: int = 1) -> str:

@@ -98,5 +98,10 @@ def test_what_does_not_fit() -> None:
         salient_classes(weights, features, labels, labels, n_classes=4)
     with pytest.raises(InputError, match=r"need scores \[6\] and right \[30\]"):
         scores_by_outcome(features, np.ones(5), torch.ones(30))
-    with pytest.raises(InputError, match="no wrong sample"):
-        scores_by_outcome(features, np.ones(6), torch.ones(30))
+
+
+def test_a_probe_that_is_never_wrong_leaves_nothing_to_compare() -> None:
+    features, _ = case(30)
+    found = scores_by_outcome(features, np.ones(6), torch.ones(30))
+    assert (len(found.right), len(found.wrong)) == (30, 0)
+    assert np.isnan([found.superiority, found.p, found.difference]).all()
