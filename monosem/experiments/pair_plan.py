@@ -47,6 +47,11 @@ class PairStages:
     sae: Stage
     results: dict[tuple[str, str], Stage]
 
+    def saved(self) -> dict[str, str]:
+        """Keys of what feature sets are made of: the outputs of either encoder, "encoder-ncl" and "sae"."""
+        outputs: dict[str, str] = {name: stage.key for name, stage in self.embedded.items()}
+        return {**outputs, "encoder-ncl": self.pretrained["ncl"].key, "sae": self.sae.key}
+
     def read_by(self, features: str) -> list[Stage]:
         """What a feature set of the clean images is made of."""
         read = sources(features)

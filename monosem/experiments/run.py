@@ -205,6 +205,7 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
         notices=experiment.notices(),
         processes=world.size,
         data=[_describe(dataset, of) for of, dataset in experiment.data.named()],
+        stages=[pair.stages.saved() for pair in experiment.pairs],
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=_by_kind(experiment.cache.wall_seconds),
     )
@@ -249,6 +250,7 @@ def _describe(dataset: ImageDataset, split: str) -> dict[str, Any]:
         "split": split,
         "samples": len(dataset),
         "classes": dataset.n_classes,
+        "class_names": list(dataset.class_names),
         "fingerprint": dataset.fingerprint,
         "licence": dataset.licence,
         "skipped": list(dataset.skipped),

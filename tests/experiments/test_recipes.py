@@ -4,7 +4,7 @@ import pytest
 
 from monosem.core.errors import InputError
 from monosem.experiments.recipe_files import recipe_titles, shipped_recipes
-from monosem.experiments.recipes import load_any_recipe, load_recipe, recipe_hash
+from monosem.experiments.recipes import load_any_recipe, load_recipe, recipe_hash, recipe_of_run
 from monosem.experiments.tuning_recipe import TuningRecipe
 
 TABLE1 = ("table1-cifar100", "table1-imagenet100")
@@ -126,3 +126,13 @@ def test_a_holdout_that_is_not_set_leaves_a_recipe_its_hash():
     held_out = {**tree, "data": {**tree["data"], "holdout": 0.2}}
     before = {**tree, "data": {key: value for key, value in tree["data"].items() if key != "holdout"}}
     assert recipe_hash(tree) == recipe_hash(before) != recipe_hash(held_out)
+
+
+@pytest.mark.parametrize(
+    "name", ["digits", "fig4-cifar100", "table1-imagenet100", "shift-pacs", "few-shot-digits"]
+)
+def test_what_a_manifest_holds_is_the_recipe_again(name):
+    recipe = load_recipe(name)
+    again = recipe_of_run(recipe.model_dump(mode="json"), "manifest.json")
+    assert again.hash == recipe.hash
+    assert again.pretrain == recipe.pretrain

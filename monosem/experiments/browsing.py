@@ -1,0 +1,185 @@
+"""Look into a finished run: the single dimensions of its feature sets, and a probe that leans on them.
+
+Dimensions are scored on the training images and their true labels; what activates them are test images.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from monosem.core.errors import InputError
+from monosem.core.progress import SILENT, Watch
+from monosem.data.datasets import load_dataset
+from monosem.data.noise_source import noise_source
+from monosem.data.thumbnails import thumbnails
+from monosem.experiments.corrupted_tests import noise_seed
+from monosem.experiments.feature_sets import FEATURE_SETS, Features
+from monosem.experiments.results import BASELINE, METHODS
+from monosem.experiments.saved_features import SavedFeatures, saved_features
+from monosem.explain.feature_cards import Classifier, FeatureCards, feature_cards
+from monosem.measures.consistency import matched_monosemanticity, native_monosemanticity
+from monosem.robust.ridge import RidgePath
+
+Choice = Literal["matched", "native", "entropy", "number"]
+"""Which dimensions are shown where there are too many: those with the highest score, or the first."""
+
+Pictures = Callable[[Iterable[int]], Iterator[Tensor | None]]
+"""Test images by row, uint8 [C, h, w] each; None for one that is gone."""
+
+
+@dataclass(frozen=True)
+class RunCards:
+    """Cards of each feature set; labels int64 [N] and pictures of the samples; notes for the reader."""
+
+    title: str
+    sets: tuple[FeatureCards, ...]
+    labels: NDArray[np.int64]
+    class_names: tuple[str, ...]
+    pictures: Pictures
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _NoisyLabels:
+    """Training labels [N] that the classifiers are fitted on, in words and as they are."""
+
+    title: str
+    labels: Tensor
+
+
+def run_cards(
+    run: Path,
+    store: Path,
+    *,
+    sets: Sequence[str] = (BASELINE, *METHODS),
+    pair: int = 0,
+    level: float | None = None,
+    limit: int = 5000,
+    choose: Choice = "matched",
+    watch: Watch = SILENT,
+) -> RunCards:
+    """What there is to show of the dimensions of some feature sets of a finished run.
+
+    Args:
+        run: its folder.
+        store: where its stages lie.
+        sets: feature sets by name, controls among them.
+        pair: number of the encoder pair.
+        level: of the run's label noise, under which the classifiers (tuned ridge probes) are fitted; 0 is
+            clean, None is the highest that leaves something to learn.
+        limit: the most dimensions to show of a set.
+        choose: which, where there are more.
+        watch: told how many sets are done.
+
+    Raises:
+        InputError: as `saved_features`, or a set, level, limit or choice that there is not.
+    """
+    for name in sets:
+        if name not in FEATURE_SETS:
+            raise InputError(f"no feature set {name!r}; there are {', '.join(FEATURE_SETS)}")
+    if not sets or limit < 1 or choose not in get_args(Choice):
+        raise InputError(f"give a set, a limit of 1 or more, and one of {', '.join(get_args(Choice))}")
+    saved = saved_features(run, store, pair)
+    noisy = _noisy_labels(saved, level)
+    cards, notes = [], []
+    for done, name in enumerate(sets):
+        made = saved.bank.make(name)
+        scores = _scores(made, saved)
+        numbers = _chosen(scores, choose, limit)
+        if len(numbers) < made.test.shape[1]:
+            which = "the first" if choose == "number" else f"those with the highest {choose} score"
+            notes.append(
+                f"{name}: shows {len(numbers):,} of {made.test.shape[1]:,} dimensions, {which};"
+                " choose others with --choose, or more with --limit"
+            )
+        cards.append(
+            feature_cards(
+                name,
+                made.test,
+                saved.test.labels,
+                len(saved.class_names),
+                scores,
+                numbers=numbers,
+                classifier=_classifier(noisy, made, saved),
+            )
+        )
+        watch.progress(done + 1, len(sets))
+    pictures, unread = _pictures(saved)
+    labels = saved.test.labels.numpy()
+    title = saved.recipe.title
+    return RunCards(title, tuple(cards), labels, saved.class_names, pictures, (*notes, *unread))
+
+
+def _noisy_labels(saved: SavedFeatures, level: float | None) -> _NoisyLabels:
+    grid, train = saved.recipe.label_noise, saved.train
+    if grid is None:
+        if level:
+            raise InputError(f"this run has no label noise, so there is no level {level:g}; give 0")
+        return _NoisyLabels("clean labels", train.labels)
+    source = noise_source(
+        grid.kind,
+        train.labels,
+        saved.class_names,
+        ids=train.ids,
+        file=None if grid.file is None else Path(grid.file),
+        column=grid.column,
+    )
+    levels = (0.0, *grid.levels)
+    if level is None:
+        level = max(one for one in levels if source.signal(one) > 1e-9)
+    if level not in levels:
+        raise InputError(f"this run has no level {level:g}; it has {', '.join(f'{one:g}' for one in levels)}")
+    kind = f"{100 * level:g} % {grid.kind.replace('_', ' ')} label noise" if level else "clean labels"
+    return _NoisyLabels(kind, source.corrupt(level, noise_seed(saved.seed, 0)).labels)
+
+
+def _scores(made: Features, saved: SavedFeatures) -> dict[str, NDArray[np.float64]]:
+    of = made.train, saved.train.labels, len(saved.class_names)
+    return {
+        "matched": matched_monosemanticity(*of).corrected,
+        "native": native_monosemanticity(*of).corrected,
+        "entropy": matched_monosemanticity(*of, by="entropy").corrected,
+    }
+
+
+def _chosen(scores: dict[str, NDArray[np.float64]], choose: Choice, limit: int) -> NDArray[np.int64]:
+    """Numbers of the dimensions to show, rising; those without a score come last."""
+    if choose == "number":
+        return np.arange(len(scores["matched"]))[:limit]
+    best = np.argsort(-np.nan_to_num(scores[choose], nan=-np.inf), kind="stable")
+    return np.sort(best[:limit])
+
+
+def _classifier(noisy: _NoisyLabels, made: Features, saved: SavedFeatures) -> Classifier:
+    """A ridge probe tuned on the labels it is given, with its accuracy on the test images of each class."""
+    n_classes = len(saved.class_names)
+    fits = RidgePath.fit(made.train).solve(noisy.labels[None], n_classes, saved.recipe.tuned, saved.seed)
+    probes = fits.probes(fits.tuned())
+    truth = saved.test.labels
+    right = (probes.predict(made.test)[0].cpu() == truth).double()
+    sizes = torch.bincount(truth, minlength=n_classes)
+    accuracies = torch.bincount(truth, right, minlength=n_classes) / sizes  # 0 / 0 is nan, as it should be
+    weights = probes.weight[0].double().cpu().numpy()
+    return Classifier(f"tuned ridge probe, {noisy.title}", weights, accuracies.numpy())
+
+
+def _pictures(saved: SavedFeatures) -> tuple[Pictures, list[str]]:
+    """Pictures of the test images, and a note where they are no longer what they were."""
+    try:
+        _, test = load_dataset(saved.recipe.data)
+    except InputError as error:
+        return _no_pictures, [f"the images cannot be read: {error}"]
+    if test.fingerprint != saved.test.fingerprint:
+        return _no_pictures, ["the images are others than those of the run: none is shown"]
+    return partial(thumbnails, test.images), []
+
+
+def _no_pictures(rows: Iterable[int]) -> Iterator[Tensor | None]:
+    return (None for _ in rows)

@@ -1,0 +1,96 @@
+"""The features of a finished run, found by what its manifest says of them: the images may be gone."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from monosem.core.errors import InputError
+from monosem.core.run_folder import open_run
+from monosem.data.feature_set import FeatureSet
+from monosem.encoders.backbones import Encoder, load_encoder
+from monosem.experiments.feature_sets import FeatureBank, Outputs
+from monosem.experiments.pair_plan import OBJECTIVES
+from monosem.experiments.recipes import Recipe, recipe_of_run
+from monosem.sparse.sae import SparseAutoencoder
+
+
+@dataclass(frozen=True)
+class SavedSplit:
+    """Labels int64 [N] and sample ids int64 [N] of the features of one split, and what their images were."""
+
+    labels: Tensor
+    ids: Tensor
+    fingerprint: str
+
+
+@dataclass(frozen=True)
+class SavedFeatures:
+    """One encoder pair of a finished run: `bank` makes any of its feature sets, of both splits."""
+
+    recipe: Recipe
+    seed: int
+    class_names: tuple[str, ...]
+    train: SavedSplit
+    test: SavedSplit
+    bank: FeatureBank
+
+
+def saved_features(run: Path, store: Path, pair: int = 0) -> SavedFeatures:
+    """Open the features of encoder pair number `pair` of the run in folder `run`; its stages lie in `store`.
+
+    Raises:
+        InputError: no finished run, one of another kind or without saved features, or a pair that it lacks.
+    """
+    manifest = open_run(run)
+    tree = manifest.get("recipe", {})
+    if "kind" in tree:
+        raise InputError(f"{run}: a run about {tree['kind']} has no feature sets")
+    recipe = recipe_of_run(tree, f"{run / 'manifest.json'}: recipe")
+    if not 0 <= pair < recipe.n_encoders:
+        raise InputError(f"{run}: its encoder pairs are 0 to {recipe.n_encoders - 1}; there is no {pair}")
+    if "stages" not in manifest:
+        raise InputError(
+            f"{run}: its manifest does not say where its features lie; bring it up to date with:"
+            f" {manifest.get('command')}"
+        )
+    keys: dict[str, str] = manifest["stages"][pair]
+
+    def folder(of: str) -> Path:
+        found = store / keys[of]
+        if not found.is_dir():
+            raise InputError(
+                f"{run}: no saved features ({found} is not there); give the folder of its stages with"
+                f" --store, or make them again with: {manifest.get('command')}"
+            )
+        return found
+
+    def outputs(name: str) -> Outputs:
+        train, test = (
+            torch.from_numpy(FeatureSet.open(folder(name) / split).dense()) for split in ("train", "test")
+        )
+        return Outputs(train, test, [])
+
+    def ncl() -> Encoder:
+        return load_encoder(folder("encoder-ncl") / "encoder")
+
+    def sae() -> SparseAutoencoder:
+        return SparseAutoencoder.load(folder("sae") / "sae")
+
+    seed = recipe.seed + pair
+    images = {of["split"]: of for of in manifest["data"]}
+
+    def split(name: str) -> SavedSplit:
+        found = FeatureSet.open(folder(OBJECTIVES[0]) / name)
+        labels, ids = torch.from_numpy(found.labels), torch.from_numpy(found.ids)
+        return SavedSplit(labels, ids, images[name]["fingerprint"])
+
+    return SavedFeatures(
+        recipe,
+        seed,
+        class_names=tuple(images["train"]["class_names"]),
+        train=split("train"),
+        test=split("test"),
+        bank=FeatureBank(outputs, ncl, sae, seed),
+    )
