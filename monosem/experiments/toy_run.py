@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from safetensors.torch import load_file, save_file
 
+from monosem.core.artifacts import save_tensors
 from monosem.core.progress import SILENT, Watch
 from monosem.core.run_folder import RunFolder
 from monosem.experiments.make_stages import make_stages, planned_lines
@@ -19,6 +20,9 @@ from monosem.experiments.toy_recipe import ToyRecipe
 from monosem.experiments.works import Cost, Work
 
 _WEIGHTS, _RESULTS = "weights.safetensors", "results.csv"
+
+MODELS = "models.safetensors"
+"""Of a run: weights of the first model of each kind, [S, m, n] by sparsity or [m, n], to be looked at."""
 
 
 def run_toy(recipe: ToyRecipe, out: Path, store: Path, command: str, watch: RunWatch) -> None:
@@ -37,6 +41,9 @@ def run_toy(recipe: ToyRecipe, out: Path, store: Path, command: str, watch: RunW
     results = pd.concat([said_once(of_share) for of_share in of_shares])
     write_table(results, out / "results.csv")
     write_table(compare_toys(results, recipe), out / "comparisons.csv")
+    weights = load_file(cache.folder(works[0].stage) / _WEIGHTS)
+    # Of [S, R, m, n] or [R, m, n], the first of the R models.
+    save_tensors(out / MODELS, {kind: of.unbind(-3)[0].contiguous() for kind, of in weights.items()})
     folder.log("tables complete", seconds=round(time.monotonic() - started, 1))
     folder.write_manifest(
         command,

@@ -6,6 +6,7 @@ from monosem.core.artifacts import write_text_atomic
 from monosem.report.figures import save_figures
 from monosem.report.page import rendered
 from monosem.report.toy_figure import toy_figure
+from monosem.report.toy_pictures import toy_pictures
 from monosem.report.toy_tables import about, counts_table, kept_table, read_toy, sentences
 
 
@@ -17,6 +18,7 @@ def write_toy_page(run: Path) -> None:
     """
     manifest, results, comparisons = read_toy(run)
     figures = {protocol: toy_figure(comparisons, protocol) for protocol in ("tuned", "published")}
+    figures |= toy_pictures(run, manifest["recipe"]["sparsity"])
     drawings = save_figures(figures, run / "figures")
     page = rendered(
         "toy.html.j2",

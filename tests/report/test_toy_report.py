@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from monosem.core.artifacts import load_tensors
 from monosem.core.errors import Paused
 from monosem.core.settings import parse
 from monosem.experiments.run import RunWatch
@@ -14,6 +15,7 @@ from monosem.experiments.toy_recipe import ToyRecipe
 from monosem.experiments.toy_run import dry_run_lines, run_toy
 from monosem.report import kind_of, screen, write_reports
 from monosem.report.toy_figure import toy_figure
+from monosem.report.toy_pictures import toy_pictures
 from monosem.report.toy_tables import counts_table, kept_table, maps, read_toy, sentences
 
 RECIPE = {
@@ -106,6 +108,29 @@ def test_the_figure_has_a_map_for_each_noise_and_kind(run: Path) -> None:
     shown = panels[1].images[0].get_array()
     at = label[(label["dataset"] == "S=0.8") & (label["level"] == 0.4)]["mean_diff"].iloc[0]
     assert shown[1, 1] == pytest.approx(100 * at)
+
+
+def test_pictures_are_of_the_first_model_of_each_kind(run: Path) -> None:
+    weights = load_tensors(run / "models.safetensors")
+    assert {kind: list(of.shape) for kind, of in weights.items()} == {
+        SUPERPOSED: [2, 2, 4],
+        "linear": [2, 2, 4],
+        "dense-trained": [2, 4],
+    }
+    figures = toy_pictures(run, [0.0, 0.8])
+    panels = [axes for axes in figures["matrices"].axes if axes.images]
+    titles = [axes.get_title(loc="left") for axes in panels]
+    assert titles == ["S = 0", "S = 0.8"] * 2 + ["trained at S = 0", "exact map"]
+    shown = panels[1].images[0].get_array()
+    of = weights[SUPERPOSED][1]
+    assert shown.flatten().tolist() == pytest.approx((of.T @ of).flatten().tolist())
+    above = figures["concepts"].axes[1]
+    assert [bar.get_height() for bar in above.patches] == pytest.approx(of.norm(dim=0).tolist())
+    of_run = (run / "results.csv").read_text()
+    kept = int((of.norm(dim=0) > 0.5).sum())
+    assert f"S=0.8,toy,{SUPERPOSED},none,clean,0,0,0,concepts_kept,{kept}," in of_run
+    drawn = {path.stem for path in (run / "figures").iterdir()}
+    assert {"matrices", "concepts"} <= drawn
 
 
 def test_the_page_needs_nothing_from_outside(run: Path) -> None:
