@@ -123,6 +123,44 @@ def report(run: RunArgument) -> None:
 
 
 @app.command()
+def browse(
+    run: RunArgument,
+    features: Annotated[
+        list[str] | None,
+        typer.Option(metavar="SET", help="A feature set, again for more (default: simclr, ncl, sae)."),
+    ] = None,
+    level: Annotated[
+        float | None, typer.Option(help="Label noise of the classifiers (default: the run's highest).")
+    ] = None,
+    pair: Annotated[int, typer.Option(help="Number of the encoder pair.")] = 0,
+    limit: Annotated[int, typer.Option(help="Most features of a set.")] = 5000,
+    choose: Annotated[
+        str, typer.Option(help="Which, where there are more: matched, native, entropy or number.")
+    ] = "matched",
+    out: Annotated[Path | None, typer.Option(metavar="DIR", help="Default: RUN/browser.")] = None,
+    store: Store = Path("runs/stages"),
+) -> None:
+    """Make a page to look at a run's single features, and at what classifiers make of them."""
+    from monosem.experiments.run import RunWatch
+    from monosem.report.console import progress_display
+    from monosem.report.run_browser import browse_run
+
+    with progress_display() as display:
+        written = browse_run(
+            run,
+            out or run / "browser",
+            store,
+            sets=features,
+            level=level,
+            pair=pair,
+            limit=limit,
+            choose=choose,
+            watch=RunWatch(show=display),
+        )
+    print(written)
+
+
+@app.command()
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a finished run.")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another.")],

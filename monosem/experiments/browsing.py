@@ -3,11 +3,10 @@
 Dimensions are scored on the training images and their true labels; what activates them are test images.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from torch import Tensor
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
 from monosem.data.datasets import load_dataset
+from monosem.data.image_files import ImageFiles
 from monosem.data.noise_source import noise_source
 from monosem.data.thumbnails import thumbnails
 from monosem.experiments.corrupted_tests import noise_seed
@@ -27,10 +27,10 @@ from monosem.explain.feature_cards import Classifier, FeatureCards, feature_card
 from monosem.measures.consistency import matched_monosemanticity, native_monosemanticity
 from monosem.robust.ridge import RidgePath
 
-Choice = Literal["matched", "native", "entropy", "number"]
+CHOICES = ("matched", "native", "entropy", "number")
 """Which dimensions are shown where there are too many: those with the highest score, or the first."""
 
-Pictures = Callable[[Iterable[int]], Iterator[Tensor | None]]
+Pictures = Callable[[NDArray[np.int64]], Iterator[NDArray[np.uint8] | None]]
 """Test images by row, uint8 [C, h, w] each; None for one that is gone."""
 
 
@@ -62,7 +62,7 @@ def run_cards(
     pair: int = 0,
     level: float | None = None,
     limit: int = 5000,
-    choose: Choice = "matched",
+    choose: str = "matched",
     watch: Watch = SILENT,
 ) -> RunCards:
     """What there is to show of the dimensions of some feature sets of a finished run.
@@ -84,8 +84,8 @@ def run_cards(
     for name in sets:
         if name not in FEATURE_SETS:
             raise InputError(f"no feature set {name!r}; there are {', '.join(FEATURE_SETS)}")
-    if not sets or limit < 1 or choose not in get_args(Choice):
-        raise InputError(f"give a set, a limit of 1 or more, and one of {', '.join(get_args(Choice))}")
+    if not sets or limit < 1 or choose not in CHOICES:
+        raise InputError(f"give a set, a limit of 1 or more, and one of {', '.join(CHOICES)}")
     saved = saved_features(run, store, pair)
     noisy = _noisy_labels(saved, level)
     cards, notes = [], []
@@ -149,7 +149,7 @@ def _scores(made: Features, saved: SavedFeatures) -> dict[str, NDArray[np.float6
     }
 
 
-def _chosen(scores: dict[str, NDArray[np.float64]], choose: Choice, limit: int) -> NDArray[np.int64]:
+def _chosen(scores: dict[str, NDArray[np.float64]], choose: str, limit: int) -> NDArray[np.int64]:
     """Numbers of the dimensions to show, rising; those without a score come last."""
     if choose == "number":
         return np.arange(len(scores["matched"]))[:limit]
@@ -178,8 +178,13 @@ def _pictures(saved: SavedFeatures) -> tuple[Pictures, list[str]]:
         return _no_pictures, [f"the images cannot be read: {error}"]
     if test.fingerprint != saved.test.fingerprint:
         return _no_pictures, ["the images are others than those of the run: none is shown"]
-    return partial(thumbnails, test.images), []
+    return partial(_pictures_of, test.images), []
 
 
-def _no_pictures(rows: Iterable[int]) -> Iterator[Tensor | None]:
+def _pictures_of(images: Tensor | ImageFiles, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8] | None]:
+    for picture in thumbnails(images, rows.tolist()):
+        yield None if picture is None else picture.numpy()
+
+
+def _no_pictures(rows: NDArray[np.int64]) -> Iterator[None]:
     return (None for _ in rows)
