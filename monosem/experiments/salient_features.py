@@ -45,8 +45,8 @@ SALIENT_TABLE = "salient.csv"
 SALIENT_PICTURES = "salient.safetensors"
 """Of a run: the pictures of the samples in its table that belong to the first pair."""
 
-_FEWEST = 3
-"""Classes that have a rank correlation, beyond which it is measured."""
+_FEWEST = 4
+"""Classes that a rank correlation is measured over."""
 
 
 def works(pair: EncoderPair) -> Iterator[Work]:
@@ -71,27 +71,20 @@ def works(pair: EncoderPair) -> Iterator[Work]:
 
 
 def write_salient(pairs: Sequence[EncoderPair], out: Path) -> None:
-    """Write `salient.csv` of a run, and small pictures of what the first pair's rows show.
+    """Write `salient.csv` of a run, and small pictures of the samples that it lists of the first pair.
 
     `salient.safetensors` holds `rows` int64 [n] of the test images and their `pixels` uint8 [n, C, h, w].
     """
-    tables = [
-        read_table(file, SALIENT_COLUMNS, text=("class",))
-        for pair in pairs
-        for file in pair.files(SALIENT_TABLE)
-    ]
-    write_table(pd.concat(tables), out / SALIENT_TABLE)
-    first = pd.concat(tables[: len(pairs[0].files(SALIENT_TABLE))])
-    rows = sorted({row for samples in first["samples"] for row in json.loads(samples)})
-    pictures = zip(rows, thumbnails(pairs[0].data.test.images, rows), strict=True)
-    kept = [(row, pixels) for row, pixels in pictures if pixels is not None]
-    save_tensors(
-        out / SALIENT_PICTURES,
-        {
-            "rows": torch.tensor([row for row, _ in kept]),
-            "pixels": torch.stack([pixels for _, pixels in kept]),
-        },
-    )
+    files = [file for pair in pairs for file in pair.files(SALIENT_TABLE)]
+    table = pd.concat([read_table(file, SALIENT_COLUMNS, text=("class",)) for file in files])
+    write_table(table, out / SALIENT_TABLE)
+    listed = table.loc[table["encoder_seed"] == pairs[0].seed, "samples"]
+    rows = sorted({row for samples in listed for row in json.loads(samples)})
+    pictures = dict(zip(rows, thumbnails(pairs[0].data.test.images, rows), strict=True))
+    there = {row: pixels for row, pixels in pictures.items() if pixels is not None}
+    if there:
+        pixels = torch.stack(list(there.values()))
+        save_tensors(out / SALIENT_PICTURES, {"rows": torch.tensor(list(there)), "pixels": pixels})
 
 
 def _make(pair: EncoderPair, grid: SalienceGrid, features: str, output: Path, scratch: Path) -> None:
@@ -156,7 +149,7 @@ def _readings(
             yield {"metric": f"salient_{name}_p", "value": found.p, "n": n}
         of_classes = np.array([[one.accuracy, of_dimensions[one.dimension]] for one in classes])
         of_classes = of_classes[np.isfinite(of_classes).all(1)]
-        if len(of_classes) > _FEWEST:
+        if len(of_classes) >= _FEWEST:
             accuracies, found_scores = of_classes.T
             rho = rank_correlation(accuracies, found_scores, np.zeros(len(of_classes))).mean
             yield {"metric": f"salient_{name}_correlation", "value": rho, "n": len(of_classes)}

@@ -42,7 +42,7 @@ def salient_pictures(run: Path) -> Iterator[Section]:
     Raises:
         InputError: the table or the pictures are damaged.
     """
-    if not (run / SALIENT_TABLE).exists():
+    if not (run / SALIENT_PICTURES).exists():
         return
     table = read_table(run / SALIENT_TABLE, SALIENT_COLUMNS, text=("class",))
     first = table[table["encoder_seed"] == table["encoder_seed"].min()]
