@@ -84,8 +84,10 @@ def run_cards(
     for name in sets:
         if name not in FEATURE_SETS:
             raise InputError(f"no feature set {name!r}; there are {', '.join(FEATURE_SETS)}")
-    if not sets or limit < 1 or choose not in CHOICES:
-        raise InputError(f"give a set, a limit of 1 or more, and one of {', '.join(CHOICES)}")
+    if choose not in CHOICES:
+        raise InputError(f"features are chosen by {', '.join(CHOICES)}, not by {choose!r}")
+    if limit < 1:
+        raise InputError(f"a limit of {limit} leaves nothing to show; give 1 or more")
     saved = saved_features(run, store, pair)
     noisy = _noisy_labels(saved, level)
     cards, notes = [], []

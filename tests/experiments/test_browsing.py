@@ -136,7 +136,8 @@ def test_what_there_is_not(finished: tuple[Path, Path], tmp_path: Path) -> None:
         ({"sets": ("nope",)}, "no feature set 'nope'; there are simclr, ncl"),
         ({"level": 0.3}, r"no level 0.3; it has 0, 0.5"),
         ({"pair": 2}, "its encoder pairs are 0 to 1; there is no 2"),
-        ({"limit": 0}, "a limit of 1 or more"),
+        ({"limit": 0}, "a limit of 0 leaves nothing to show"),
+        ({"choose": "size"}, "chosen by matched, native, entropy, number, not by 'size'"),
     ):
         with pytest.raises(InputError, match=message):
             run_cards(run, store, **wrong)  # type: ignore[arg-type]
