@@ -160,7 +160,7 @@ def _chosen(scores: dict[str, NDArray[np.float64]], choose: str, limit: int) -> 
 
 
 def _classifier(noisy: _NoisyLabels, made: Features, saved: SavedFeatures) -> Classifier:
-    """A ridge probe tuned on the labels it is given, with its accuracy on the test images of each class."""
+    """A ridge probe tuned on the labels it is given, its weights relative to the largest of them."""
     n_classes = len(saved.class_names)
     fits = RidgePath.fit(made.train).solve(noisy.labels[None], n_classes, saved.recipe.tuned, saved.seed)
     probes = fits.probes(fits.tuned())
@@ -169,7 +169,8 @@ def _classifier(noisy: _NoisyLabels, made: Features, saved: SavedFeatures) -> Cl
     sizes = torch.bincount(truth, minlength=n_classes)
     accuracies = torch.bincount(truth, right, minlength=n_classes) / sizes  # 0 / 0 is nan, as it should be
     weights = probes.weight[0].double().cpu().numpy()
-    return Classifier(f"tuned ridge probe, {noisy.title}", weights, accuracies.numpy())
+    title = f"Tuned ridge probe, {noisy.title}; weights relative to its largest"
+    return Classifier(title, weights / np.abs(weights).max(), accuracies.numpy())
 
 
 def _pictures(saved: SavedFeatures) -> tuple[Pictures, list[str]]:

@@ -28,7 +28,7 @@ _GAUSS = [(0.5 + 0.5 * x, 0.5 * w) for x, w in zip(*np.polynomial.legendre.legga
 
 _CLOSE = 1.0  # divided differences over less than this are integrated, not subtracted
 _GRID, _REFINEMENTS = 257, 50
-_LEAD = 1e-9  # less is rounding
+_LEAD = 1e-9  # a lead that is a smaller part of the criterion is rounding
 
 
 @dataclass(frozen=True)
@@ -163,12 +163,14 @@ def overtakes(
 
     def leads(values: Array) -> Array:
         at = (values, np.float64(other)) if by == "flip" else (np.float64(other), values)
-        return criterion(sparsity, weights, *at) - criterion(sparsity, rival, *at)
+        own, others = criterion(sparsity, weights, *at), criterion(sparsity, rival, *at)
+        found: Array = own - others > _LEAD * np.maximum(np.abs(own), np.abs(others))
+        return found
 
     low, high = 0.0, most
     while True:
         values = np.linspace(low, high, 501)
-        ahead = np.flatnonzero(leads(values) > _LEAD)
+        ahead = np.flatnonzero(leads(values))
         if not len(ahead):
             return None
         first = int(ahead[0])

@@ -73,7 +73,8 @@ def test_cards_have_the_runs_scores_pictures_and_the_tuned_probes_accuracy(
         expected = matched_monosemanticity(made.train, saved.train.labels, 10).corrected
         np.testing.assert_array_equal(cards.scores["matched"], expected)
         assert cards.classifier is not None
-        assert cards.classifier.title == "tuned ridge probe, 50 % symmetric label noise"
+        assert cards.classifier.title.startswith("Tuned ridge probe, 50 % symmetric label noise;")
+        assert np.abs(cards.classifier.weights).max() == 1
         sizes = np.bincount(found.labels, minlength=10)
         (accuracy,) = results.loc[
             (results["features"] == cards.name)

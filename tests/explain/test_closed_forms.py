@@ -167,8 +167,77 @@ def test_a_crossing_is_found_where_there_is_one(sparsity: float) -> None:
         return (1 - 2 * flip) * d / (clean.variance1 + clean.variance2 + 2 * flip * d**2)
 
     assert overtakes(reading, sparsity, by="flip") == pytest.approx(0.25, abs=1e-8)
-    # Unsquared, the criterion depends on the feature's unit, and so does the crossing.
-    assert overtakes(reading, sparsity, (2.0, 0.0), by="flip") != pytest.approx(0.25, abs=0.01)
+    # Under input noise it is at the same rate, and no noise makes it cross.
+    assert overtakes(reading, sparsity, by="flip", other=0.7) == pytest.approx(0.25, abs=1e-6)
+    assert overtakes(reading, sparsity, by="noise") is None
+    if sparsity == 0:  # unsquared, the criterion depends on the feature's unit, and so does the crossing
+        for factor, crossing in ((0.5, 0.0), (0.9, 0.1818182), (1.1, 1 / 3), (2.0, None)):
+            found = overtakes(reading, 0.0, (factor, 0.0), by="flip")
+            assert found == (None if crossing is None else pytest.approx(crossing, abs=1e-6))
+
+
+def test_crossings_are_found_however_small_the_criterion() -> None:
+    assert fisher(0.99999, POLY, 0.0, 10.0) < 1e-11
+    assert overtakes(fisher, 0.99999, POLY, MONO, by="flip", other=10.0) == 0
+    assert overtakes(fisher, 0.99999, MONO, POLY, by="flip", other=10.0) is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.3, 1.5])
+@pytest.mark.parametrize("sparsity", [0.0, 0.3, 0.6, 0.95])
+def test_all_weights_are_ordered_from_the_antipodal_pair_to_the_even_mixture(
+    sparsity: float, noise: float
+) -> None:
+    weights = np.stack([np.ones(21), np.linspace(-1, 1, 21)], axis=-1)
+    for criterion in (fisher, best_accuracy):
+        found = criterion(sparsity, weights, 0.0, noise)
+        assert (np.diff(found) < 1e-9).all()
+        assert found[0] > found[10] + 1e-4 > found[20] + 2e-4  # antipodal, one concept, even mixture
+    np.testing.assert_allclose(best_accuracy(sparsity, weights[-1], 0.0, noise), 0.5, atol=1e-9)
+
+
+def criterion_of(first: NDArray[np.float64], values: NDArray[np.float64], flip: float) -> float:
+    """Fisher's J of a discrete feature: P(value, first class) and P(value, second class), labels flipped."""
+    given = (1 - flip) * first + flip * first[::-1]
+    shares = given.sum(1)
+    means = given @ values / shares
+    variances = given @ values**2 / shares - means**2
+    return float((means[0] - means[1]) ** 2 / variances.sum())
+
+
+@pytest.mark.parametrize(("share", "some_change_places"), [(0.5, False), (0.8, True)])
+def test_flips_re_order_features_of_unbalanced_classes_only(share: float, some_change_places: bool) -> None:
+    """Random features of five values in place of concepts: nothing else about the data matters."""
+    draw = np.random.default_rng(3)
+    changed = 0
+    for _ in range(2000):
+        pair = []
+        for _ in range(2):
+            joint = draw.dirichlet(np.full(5, 0.5), 2) * np.array([[share], [1 - share]])
+            pair.append((joint, draw.normal(size=5)))
+        clean, flipped = (criterion_of(*pair[0], flip) - criterion_of(*pair[1], flip) for flip in (0.0, 0.3))
+        changed += clean * flipped < -1e-12
+    assert (changed > 20) if some_change_places else changed == 0
+
+
+@pytest.mark.parametrize(("sparsity", "crossing"), [(0.5, None), (0.55, 0.236), (0.58, 0.09), (0.7, 0.0)])
+def test_ties_that_all_go_to_one_class_let_one_concept_overtake(
+    sparsity: float, crossing: float | None
+) -> None:
+    """Pairs on a grid stand in for the two uniform concepts; a tie is of the second class."""
+    x = np.concatenate([[0.0], (np.arange(400) + 0.5) / 400])
+    weight = np.concatenate([[sparsity], np.full(400, (1 - sparsity) / 400)])
+    x1, x2 = (part.ravel() for part in np.meshgrid(x, x, indexing="ij"))
+    mass = np.outer(weight, weight).ravel()
+    # Equal positive concepts are a matter of the grid: half of them to either class.
+    share = np.where(x1 > x2, 1.0, np.where((x1 == x2) & (x1 > 0), 0.5, 0.0))
+    joint = np.stack([mass * share, mass * (1 - share)])
+    flips = np.linspace(0, 0.499, 500)
+    lead = [criterion_of(joint, x1, flip) - criterion_of(joint, x1 - x2, flip) for flip in flips]
+    ahead = flips[np.array(lead) > 0]
+    if crossing is None:
+        assert not len(ahead)
+    else:
+        assert ahead[0] == pytest.approx(crossing, abs=0.005)
 
 
 @pytest.mark.parametrize(
