@@ -130,7 +130,8 @@ def browse(
         typer.Option(metavar="SET", help="A feature set, again for more (default: simclr, ncl, sae)."),
     ] = None,
     level: Annotated[
-        float | None, typer.Option(help="Label noise of the classifiers (default: the run's highest).")
+        float | None,
+        typer.Option(help="Label noise of the classifiers (default: the highest that leaves a signal)."),
     ] = None,
     pair: Annotated[int, typer.Option(help="Number of the encoder pair.")] = 0,
     limit: Annotated[int, typer.Option(help="Most features of a set.")] = 5000,
@@ -155,7 +156,7 @@ def browse(
             pair=pair,
             limit=limit,
             choose=choose,
-            watch=RunWatch(show=display),
+            watch=RunWatch.of_one("features", 60.0, display),
         )
     print(written)
 
@@ -255,7 +256,7 @@ def judge(
             judge_model=judge_model,
             max_new_tokens=max_new_tokens,
             batch_size=batch_size,
-            watch=RunWatch(show=display),
+            watch=RunWatch.of_one("judging", 60.0, display),
         )
     print(f"{numbers}\nWritten to {out}")
 

@@ -1,13 +1,18 @@
 """Small pictures of samples, for people to look at: in memory or from files that may have moved meanwhile."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from monosem.data.decode import DECODE_ERRORS, decode_centre
 from monosem.data.image_files import ImageFiles
+
+Pictures = Callable[[NDArray[np.int64]], Iterable[NDArray[np.uint8] | None]]
+"""Rows -> the picture of each, uint8 [C, H, W] with C = 1 or 3; None for one that cannot be read."""
 
 SIDE = 64
 """Pixels; larger pictures are shrunk to it."""

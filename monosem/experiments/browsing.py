@@ -3,7 +3,7 @@
 Dimensions are scored on the training images and their true labels; what activates them are test images.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from monosem.core.errors import InputError
+from monosem.core.errors import InputError, MonosemError
 from monosem.core.progress import SILENT, Watch
 from monosem.data.datasets import load_dataset
 from monosem.data.image_files import ImageFiles
 from monosem.data.noise_source import noise_source
-from monosem.data.thumbnails import thumbnails
+from monosem.data.thumbnails import Pictures, thumbnails
 from monosem.experiments.corrupted_tests import noise_seed
 from monosem.experiments.feature_sets import FEATURE_SETS, Features
 from monosem.experiments.results import BASELINE, METHODS
@@ -27,11 +27,10 @@ from monosem.explain.feature_cards import Classifier, FeatureCards, feature_card
 from monosem.measures.consistency import matched_monosemanticity, native_monosemanticity
 from monosem.robust.ridge import RidgePath
 
+_BROWSED = (*FEATURE_SETS, f"rotated-{BASELINE}")
+
 CHOICES = ("matched", "native", "entropy", "number")
 """Which dimensions are shown where there are too many: those with the highest score, or the first."""
-
-Pictures = Callable[[NDArray[np.int64]], Iterator[NDArray[np.uint8] | None]]
-"""Test images by row, uint8 [C, h, w] each; None for one that is gone."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,10 @@ def run_cards(
         InputError: as `saved_features`, or a set, level, limit or choice that there is not.
     """
     for name in sets:
-        if name not in FEATURE_SETS:
-            raise InputError(f"no feature set {name!r}; there are {', '.join(FEATURE_SETS)}")
+        if name not in _BROWSED:
+            raise InputError(f"no feature set {name!r}; there are {', '.join(_BROWSED)}")
+    if len(set(sets)) < len(sets):
+        raise InputError(f"give each feature set once, not {', '.join(sets)}")
     if choose not in CHOICES:
         raise InputError(f"features are chosen by {', '.join(CHOICES)}, not by {choose!r}")
     if limit < 1:
@@ -114,6 +115,11 @@ def run_cards(
         )
         watch.progress(done + 1, len(sets))
     pictures, unread = _pictures(saved)
+    notes.insert(
+        0,
+        f"Encoder pair {pair}. Scores are of the training images and their true labels; samples, activations"
+        " and accuracies are of the test images.",
+    )
     labels = saved.test.labels.numpy()
     title = saved.recipe.title
     return RunCards(title, tuple(cards), labels, saved.class_names, pictures, (*notes, *unread))
@@ -121,10 +127,10 @@ def run_cards(
 
 def _noisy_labels(saved: SavedFeatures, level: float | None) -> _NoisyLabels:
     grid, train = saved.recipe.label_noise, saved.train
-    if grid is None:
-        if level:
-            raise InputError(f"this run has no label noise, so there is no level {level:g}; give 0")
+    if level == 0 or (grid is None and level is None):
         return _NoisyLabels("clean labels", train.labels)
+    if grid is None:
+        raise InputError(f"this run has no label noise, so there is no level {level:g}; give 0")
     source = noise_source(
         grid.kind,
         train.labels,
@@ -138,8 +144,9 @@ def _noisy_labels(saved: SavedFeatures, level: float | None) -> _NoisyLabels:
         level = max(one for one in levels if source.signal(one) > 1e-9)
     if level not in levels:
         raise InputError(f"this run has no level {level:g}; it has {', '.join(f'{one:g}' for one in levels)}")
-    kind = f"{100 * level:g} % {grid.kind.replace('_', ' ')} label noise" if level else "clean labels"
-    return _NoisyLabels(kind, source.corrupt(level, noise_seed(saved.seed, 0)).labels)
+    kind = f"{grid.kind.replace('_', ' ')} label noise at {100 * level:g} %"
+    of_file = "" if grid.file is None else " of the file's"
+    return _NoisyLabels(f"{kind}{of_file}", source.corrupt(level, noise_seed(saved.seed, 0)).labels)
 
 
 def _scores(made: Features, saved: SavedFeatures) -> dict[str, NDArray[np.float64]]:
@@ -170,17 +177,18 @@ def _classifier(noisy: _NoisyLabels, made: Features, saved: SavedFeatures) -> Cl
     accuracies = torch.bincount(truth, right, minlength=n_classes) / sizes  # 0 / 0 is nan, as it should be
     weights = probes.weight[0].double().cpu().numpy()
     title = f"Tuned ridge probe, {noisy.title}; weights relative to its largest"
-    return Classifier(title, weights / np.abs(weights).max(), accuracies.numpy())
+    return Classifier(title, weights / (np.abs(weights).max() or 1.0), accuracies.numpy())
 
 
 def _pictures(saved: SavedFeatures) -> tuple[Pictures, list[str]]:
     """Pictures of the test images, and a note where they are no longer what they were."""
     try:
-        _, test = load_dataset(saved.recipe.data)
-    except InputError as error:
+        # To look at a run is no reason to fetch its data again.
+        _, test = load_dataset(saved.recipe.data.replace(download=False))
+    except MonosemError as error:
         return _no_pictures, [f"the images cannot be read: {error}"]
     if test.fingerprint != saved.test.fingerprint:
-        return _no_pictures, ["the images are others than those of the run: none is shown"]
+        return _no_pictures, ["the images are not what they were at the time of the run, so none is shown"]
     return partial(_pictures_of, test.images), []
 
 

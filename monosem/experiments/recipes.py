@@ -156,15 +156,17 @@ def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:
     return recipe
 
 
-def recipe_of_run(tree: dict[str, Any], where: str) -> Recipe:
+def recipe_of_run(tree: Any, where: str) -> Recipe:
     """The recipe that a run's manifest holds, resolved; `where` opens the message.
 
     Raises:
         InputError: it is none of this version's.
     """
     # All settings are spelt out there, this one among them, which a recipe leaves out.
-    pretrain = {key: value for key, value in tree.get("pretrain", {}).items() if key != "objective"}
-    return parse(Recipe, {**tree, "pretrain": pretrain}, where)
+    if isinstance(tree, dict) and isinstance(tree.get("pretrain"), dict):
+        pretrain = {key: value for key, value in tree["pretrain"].items() if key != "objective"}
+        tree = {**tree, "pretrain": pretrain}
+    return parse(Recipe, tree, where)
 
 
 def load_any_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe | TuningRecipe | ToyRecipe:

@@ -142,7 +142,12 @@ def read_table(path: Path, columns: Sequence[str], text: Sequence[str] = ()) -> 
         InputError: missing, unreadable or with other columns.
     """
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(text, str))
+        table = pd.read_csv(
+            path,
+            dtype=dict.fromkeys(text, str),
+            keep_default_na=False,  # None and NA are names too
+            na_values={column: "" for column in columns if column not in text},
+        )
     except FileNotFoundError:
         raise InputError(f"{path}: no such file; a finished run has one") from None
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors

@@ -82,6 +82,14 @@ class RunWatch(TimedWatch):
         self._total, self._cached, self._before, self._current = 1.0, 0.0, 0.0, 0.0
         self._started = self._stage_started = time.monotonic()
 
+    @classmethod
+    def of_one(cls, stage: str, expected: float, show: Callable[[Reading], None]) -> "RunWatch":
+        """A watch over a single stage that is expected to take so many seconds."""
+        watch = cls(show=show)
+        watch.plan(expected, expected)
+        watch.begin(stage, 0, expected)
+        return watch
+
     def plan(self, total: float, missing: float) -> None:
         """Expected seconds of the whole run, and of the part that is still to be made."""
         self._total, self._cached = max(total, 1e-9), total - missing
@@ -205,7 +213,8 @@ def run_recipe(request: Request, watch: RunWatch) -> None:
         notices=experiment.notices(),
         processes=world.size,
         data=[_describe(dataset, of) for of, dataset in experiment.data.named()],
-        stages=[pair.stages.saved() for pair in experiment.pairs],
+        # Finetuning alone embeds nothing.
+        stages=[pair.stages.saved() for pair in experiment.pairs if recipe.asks_of_features],
         wall_seconds_total=round(time.monotonic() - started, 1),
         wall_seconds=_by_kind(experiment.cache.wall_seconds),
     )

@@ -73,14 +73,22 @@ def works(pair: EncoderPair) -> Iterator[Work]:
 def write_salient(pairs: Sequence[EncoderPair], out: Path) -> None:
     """Write `salient.csv` of a run, and small pictures of the samples that it lists of the first pair.
 
-    `salient.safetensors` holds `rows` int64 [n] of the test images and their `pixels` uint8 [n, C, h, w].
+    Stages know classes by their numbers, whatever they are called. `salient.safetensors` holds `rows` int64
+    [n] of the test images and their `pixels` uint8 [n, C, h, w].
     """
     files = [file for pair in pairs for file in pair.files(SALIENT_TABLE)]
     table = pd.concat([read_table(file, SALIENT_COLUMNS, text=("class",)) for file in files])
+    data = pairs[0].data
+    names = data.test.class_names
+    table["dataset"] = data.train.name
+    table["class"] = [names[int(k)] if k else "" for k in table["class"]]
+    table["sample_classes"] = [
+        json.dumps([names[k] for k in json.loads(of)]) for of in table["sample_classes"]
+    ]
     write_table(table, out / SALIENT_TABLE)
     listed = table.loc[table["encoder_seed"] == pairs[0].seed, "samples"]
     rows = sorted({row for samples in listed for row in json.loads(samples)})
-    pictures = dict(zip(rows, thumbnails(pairs[0].data.test.images, rows), strict=True))
+    pictures = dict(zip(rows, thumbnails(data.test.images, rows), strict=True))
     there = {row: pixels for row, pixels in pictures.items() if pixels is not None}
     if there:
         pixels = torch.stack(list(there.values()))
@@ -160,11 +168,12 @@ def _ends(
 ) -> Iterator[Row]:
     """The most and the least accurate classes, with the dimension each leans on."""
     tested = [one for one in classes if np.isfinite(one.accuracy)]
+    n = min(grid.n_classes, len(tested) // 2)
     for end, ordered in (("best", tested), ("worst", tested[::-1])):
-        for number, one in enumerate(ordered[: grid.n_classes]):
+        for number, one in enumerate(ordered[:n]):
             yield {
                 "shown": f"{end} {number + 1}",
-                "class": pair.data.test.class_names[one.label],
+                "class": one.label,
                 "accuracy": one.accuracy,
                 "weight": one.weight,
                 **_dimension(pair, scores, one.dimension, one.samples),
@@ -185,11 +194,10 @@ def _drawn(pair: EncoderPair, grid: SalienceGrid, features: Rows, scores: Scores
 
 def _dimension(pair: EncoderPair, scores: Scores, dimension: int, samples: NDArray[np.int64]) -> Row:
     """A dimension, its scores, and the test samples that activate it most, by row and class."""
-    test = pair.data.test
-    classes = [test.class_names[label] for label in test.labels[samples].tolist()]
+    active = samples[samples >= 0]
     return {
         "dimension": dimension,
         **{name: values[dimension] for name, values in scores.items()},
-        "samples": json.dumps(samples.tolist()),
-        "sample_classes": json.dumps(classes),
+        "samples": json.dumps(active.tolist()),
+        "sample_classes": json.dumps(pair.data.test.labels[active].tolist()),
     }

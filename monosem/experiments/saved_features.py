@@ -45,11 +45,13 @@ def saved_features(run: Path, store: Path, pair: int = 0) -> SavedFeatures:
     """
     manifest = open_run(run)
     tree = manifest.get("recipe", {})
-    if "kind" in tree:
+    if isinstance(tree, dict) and "kind" in tree:
         raise InputError(f"{run}: a run about {tree['kind']} has no feature sets")
     recipe = recipe_of_run(tree, f"{run / 'manifest.json'}: recipe")
     if not 0 <= pair < recipe.n_encoders:
         raise InputError(f"{run}: its encoder pairs are 0 to {recipe.n_encoders - 1}; there is no {pair}")
+    if not recipe.asks_of_features:
+        raise InputError(f"{run}: a run of finetuning alone has no feature sets")
     if "stages" not in manifest:
         raise InputError(
             f"{run}: its manifest does not say where its features lie; bring it up to date with:"
@@ -79,7 +81,9 @@ def saved_features(run: Path, store: Path, pair: int = 0) -> SavedFeatures:
         return SparseAutoencoder.load(folder("sae") / "sae")
 
     seed = recipe.seed + pair
-    images = {of["split"]: of for of in manifest["data"]}
+    images = {
+        of["split"]: of for of in reversed(manifest["data"])
+    }  # a target may be called test; it is later
 
     def split(name: str) -> SavedSplit:
         found = FeatureSet.open(folder(OBJECTIVES[0]) / name)

@@ -161,10 +161,10 @@ def overtakes(
         raise InputError(f"by: '{by}' is neither flip nor noise")
     most = most if most is not None else {"flip": 0.5, "noise": 10.0}[by]
 
-    def leads(values: Array) -> Array:
+    def leads(values: Array) -> NDArray[np.bool_]:
         at = (values, np.float64(other)) if by == "flip" else (np.float64(other), values)
         own, others = criterion(sparsity, weights, *at), criterion(sparsity, rival, *at)
-        found: Array = own - others > _LEAD * np.maximum(np.abs(own), np.abs(others))
+        found: NDArray[np.bool_] = own - others > _LEAD * np.maximum(np.abs(own), np.abs(others))
         return found
 
     low, high = 0.0, most

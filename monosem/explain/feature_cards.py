@@ -39,7 +39,8 @@ class FeatureCards:
     samples with a positive activation, `[F]`. class_shares: of the positive activation, how much falls on
     samples of each class, `[F, K]`; zeros where none is positive. histogram: how many of the activations that
     are not zero fall into equal bins, `[F, B]`, between the least and the largest of them, span `[F, 2]`.
-    samples: those that activate it most, the most active first, `[F, S]`, and their activations.
+    samples: those that activate it most, the most active first, `[F, S]`, and their activations; -1 and 0
+    where fewer have a positive activation.
     """
 
     name: str
@@ -81,7 +82,8 @@ def feature_cards(
         classifier: with weights of all dimensions, `[K, D]`.
 
     Raises:
-        InputError: shapes that do not fit, weights that are not finite, or a dimension that is not there.
+        InputError: shapes that do not fit, features or weights that are not finite, infinite scores, or a
+            dimension that is not there.
     """
     n_rows, n_dims = features_shape(features)
     truth = torch.from_numpy(check_labels(labels, n_rows, n_classes))
@@ -91,22 +93,28 @@ def feature_cards(
     for of, values in scores.items():
         if values.shape != (n_dims,):
             raise InputError(f"{name}: scores {of} must be [{n_dims}], got {list(values.shape)}")
+        if np.isinf(values).any():
+            raise InputError(f"{name}: score {of} of dimension {np.isinf(values).argmax()} is infinite")
     if classifier is not None:
         _check_classifier(name, classifier, n_classes, n_dims)
         classifier = Classifier(classifier.title, classifier.weights[:, shown], classifier.accuracies)
     samples = top_samples(features, torch.from_numpy(shown), n_samples)
     activations = np.zeros(samples.shape)
-    active = torch.zeros(len(shown))
+    active = torch.zeros(len(shown), dtype=torch.int64)
     mass = torch.zeros(n_classes, len(shown), dtype=torch.float64)
-    low, high = torch.full((len(shown),), torch.inf), torch.full((len(shown),), -torch.inf)
+    low = torch.full((len(shown),), torch.inf, dtype=torch.float64)
+    high = -low
     for span, block in row_blocks(features, _BLOCK_ROWS):
-        part = block.cpu()[:, shown]
-        positive = part.clamp(min=0)
+        part = block.cpu()[:, shown].double()
+        if not part.isfinite().all():
+            row, feature = (~part.isfinite()).nonzero()[0].tolist()
+            where = f"row {span.start + row}, dimension {shown[feature]}"
+            raise InputError(f"{name}: {where} is not finite; look for a diverged encoder or autoencoder")
         active += (part > 0).sum(0)
-        mass.index_add_(0, truth[span], positive.double())
+        mass.index_add_(0, truth[span], part.clamp(min=0))
         there = part != 0
-        low = torch.minimum(low, torch.where(there, part, torch.inf).amin(0).float())
-        high = torch.maximum(high, torch.where(there, part, -torch.inf).amax(0).float())
+        low = torch.minimum(low, torch.where(there, part, torch.inf).amin(0))
+        high = torch.maximum(high, torch.where(there, part, -torch.inf).amax(0))
         inside = (samples >= span.start) & (samples < span.stop)
         feature, _ = inside.nonzero()
         activations[inside] = part.numpy()[samples[inside] - span.start, feature]
@@ -116,11 +124,11 @@ def feature_cards(
         name=name,
         n_dimensions=n_dims,
         numbers=shown,
-        scores={of: values[shown] for of, values in scores.items()},
-        density=(active / n_rows).double().numpy(),
+        scores={of: values[shown].astype(np.float64) for of, values in scores.items()},
+        density=(active.double() / n_rows).numpy(),
         class_shares=(mass / total.where(total > 0, 1.0)).T.numpy(),
         histogram=_histogram(features, shown, low, high, n_bins),
-        span=torch.stack([low, high], dim=1).double().numpy(),
+        span=torch.stack([low, high], dim=1).numpy(),
         samples=samples,
         activations=activations,
         classifier=classifier,
@@ -136,7 +144,7 @@ def _histogram(
     width = (high - low).where(high > low, 1.0)
     first_bin = n_bins * torch.arange(n_shown)
     for _, block in row_blocks(features, _BLOCK_ROWS):
-        part = block.cpu()[:, shown]
+        part = block.cpu()[:, shown].double()
         bins = ((part - low) / width * n_bins).long().clamp(0, n_bins - 1)
         counts += torch.bincount((first_bin + bins)[part != 0], minlength=n_shown * n_bins)
     return counts.view(n_shown, n_bins).numpy()

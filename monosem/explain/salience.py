@@ -22,7 +22,7 @@ class SalientClass:
     """A class as a probe sees it.
 
     accuracy: of the probe on this class. dimension: the one with the largest weight for it. weight: that
-    weight. samples: those that activate the dimension most, the most active first.
+    weight. samples: those that activate the dimension most, the most active first; -1 where fewer do.
     """
 
     label: int
@@ -101,7 +101,8 @@ def salient_classes(
 def top_samples(features: Features, dimensions: Tensor, n: int) -> NDArray[np.int64]:
     """The n samples that activate each of some dimensions most, the most active first: `[M, n]`.
 
-    Equally active ones come in their order; all N samples where n is more.
+    -1 stands where fewer have a positive activation. Equally active ones come in their order; all N samples
+    where n is more.
     """
     values, rows = torch.empty(len(dimensions), 0), torch.empty(len(dimensions), 0, dtype=torch.int64)
     for span, block in row_blocks(features):
@@ -110,7 +111,7 @@ def top_samples(features: Features, dimensions: Tensor, n: int) -> NDArray[np.in
         rows = torch.cat([rows, torch.arange(span.start, span.stop).expand(len(dimensions), -1)], dim=1)
         best = values.argsort(dim=1, descending=True, stable=True)[:, :n]
         values, rows = values.gather(1, best), rows.gather(1, best)
-    return rows.numpy()
+    return torch.where(values > 0, rows, -1).numpy()
 
 
 def most_active(features: Features) -> NDArray[np.int64]:

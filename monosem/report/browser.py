@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from monosem.core.artifacts import atomic_folder
+from monosem.core.artifacts import atomic_folder, verify_folder
 from monosem.core.errors import InputError
+from monosem.data.thumbnails import Pictures
 from monosem.explain.feature_cards import FeatureCards
 from monosem.report.browser_data import (
     CHUNK,
@@ -25,7 +26,7 @@ from monosem.report.browser_data import (
 )
 from monosem.report.figure_style import COLOURS
 from monosem.report.page import page_templates
-from monosem.report.sprites import Pictures, Sprites, write_sprites
+from monosem.report.sprites import Sprites, write_sprites
 from monosem.report.wording import counted, feature_name, owner_of
 
 _TEXTS_A_FILE = 500
@@ -71,8 +72,7 @@ def write_browser(
     """
     _check_samples(samples)
     _check_sets(sets, samples)
-    if folder.exists() and not (folder / "data" / "index.js").is_file():
-        raise InputError(f"{folder}: is there already and no feature browser; choose another folder")
+    check_replaceable(folder)
     shown = shown_samples(sets)
     with atomic_folder(folder) as draft:
         (draft / "data").mkdir()
@@ -87,6 +87,25 @@ def write_browser(
         missing = 0 if sprites is None else len(sprites.missing)
         _write_page(draft, title, [*notes, *_missing_note(missing, len(shown))])
     return Browser(folder / "index.html", len(shown), missing)
+
+
+def check_replaceable(folder: Path) -> None:
+    """Make sure that nothing but an older browser is where a new one is to be.
+
+    Raises:
+        InputError: the folder holds something else, or a browser with files added or changed.
+    """
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    try:
+        verify_folder(folder)
+        is_browser = (folder / "data" / "index.js").is_file()
+    except InputError:
+        is_browser = False
+    if not is_browser:
+        raise InputError(
+            f"{folder}: holds other files than those of a feature browser; choose another folder"
+        )
 
 
 def _check_samples(samples: Samples) -> None:
@@ -112,7 +131,7 @@ def _check_sets(sets: Sequence[FeatureCards], samples: Samples) -> None:
                 f"{cards.name}: its cards are of {cards.class_shares.shape[1]} classes and the samples of "
                 f"{n_classes}; make both from the same labels"
             )
-        if cards.samples.size and not (cards.samples.min() >= 0 and cards.samples.max() < n):
+        if cards.samples.size and cards.samples.max() >= n:
             raise InputError(
                 f"{cards.name}: its cards show sample {cards.samples.max()}, but samples are 0..{n - 1}; "
                 "make all sets from the same samples"
@@ -167,13 +186,11 @@ def _write_page(draft: Path, title: str, notes: Sequence[str]) -> None:
     templates = page_templates()
     for template in ("browser.html.j2", "browser.css", "browser.js", "browser_pieces.js"):
         text = templates.get_template(template).render(title=title, notes=notes)
-        (draft / template.replace("browser.html.j2", "index.html")).write_text(text, encoding="utf-8")
+        # Names of files may hold what is no text.
+        (draft / template.replace("browser.html.j2", "index.html")).write_bytes(text.encode(errors="replace"))
 
 
 def _missing_note(missing: int, shown: int) -> list[str]:
     if missing == 0:
         return []
-    return [
-        f"{missing:,} of {counted(shown, 'picture')} could not be read, because the file has moved or is "
-        "damaged; they are shown as grey squares."
-    ]
+    return [f"{missing:,} of {counted(shown, 'picture')} could not be read; they are shown as grey squares."]

@@ -38,6 +38,7 @@ def shown_samples(sets: Sequence[FeatureCards]) -> NDArray[np.int64]:
     ranked = [cards.samples[ranking(cards)] for cards in sets]
     ranks = np.concatenate([np.repeat(np.arange(len(part)), part.shape[1]) for part in ranked])
     samples = np.concatenate([part.ravel() for part in ranked])[np.argsort(ranks, kind="stable")]
+    samples = samples[samples >= 0]
     _, first = np.unique(samples, return_index=True)
     return samples[np.sort(first)]
 
@@ -70,13 +71,12 @@ def columns(cards: FeatureCards) -> dict[str, Any]:
 def card_chunks(cards: FeatureCards, shown: NDArray[np.int64]) -> Iterator[list[dict[str, Any]]]:
     """The cards themselves by rank, some at a time; samples as places in `shown`."""
     order = ranking(cards)
-    by_row = np.argsort(shown)
-    places = by_row[np.searchsorted(shown, cards.samples, sorter=by_row)]
+    place = {row: number for number, row in enumerate(shown.tolist())}
     for start in range(0, len(order), CHUNK):
         yield [
             {
-                "samples": places[feature].tolist(),
-                "activations": compact(cards.activations[feature]),
+                "samples": [place[row] for row in cards.samples[feature].tolist() if row >= 0],
+                "activations": compact(cards.activations[feature][cards.samples[feature] >= 0]),
                 "histogram": cards.histogram[feature].tolist(),
                 "span": compact(cards.span[feature]),
                 "classes": _largest(cards.class_shares[feature]),

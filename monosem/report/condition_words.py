@@ -60,6 +60,12 @@ def level_text(condition: str, level: float) -> str:
     return f"{level:g}"
 
 
+def at_level(condition: str, level: float) -> str:
+    """A condition at one level: "symmetric label noise at 80 %", or "at 100 % of the file's"."""
+    of_file = " of the file's" if condition in _FROM_FILES else ""
+    return f"{condition_name(condition)} at {level_text(condition, level)}{of_file}"
+
+
 def span(results: pd.DataFrame, condition: str) -> str:
     """The levels of a condition without the reference: "10-80 %", "severities 1-5"; nothing for a shift."""
     if is_shift(condition):

@@ -6,7 +6,7 @@ from pathlib import Path
 from monosem.core.progress import SILENT, Watch
 from monosem.experiments.browsing import run_cards
 from monosem.experiments.results import BASELINE, METHODS
-from monosem.report.browser import Samples, write_browser
+from monosem.report.browser import Samples, check_replaceable, write_browser
 
 
 def browse_run(
@@ -28,6 +28,7 @@ def browse_run(
     Raises:
         InputError: as `run_cards`, or `out` is something else.
     """
+    check_replaceable(out)  # before anything is computed
     found = run_cards(
         run,
         store,
@@ -40,7 +41,7 @@ def browse_run(
     )
     samples = Samples(found.labels, found.class_names, pictures=found.pictures)
     written = write_browser(out, found.title, found.sets, samples, notes=found.notes)
-    told = [*found.notes]
+    told = list(found.notes)
     if written.n_missing:
         told.append(f"{written.n_missing:,} of {written.n_shown:,} pictures are missing")
     return "\n".join([*told, f"Open {written.page} in a browser"])

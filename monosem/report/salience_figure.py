@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from monosem.core.stats import PairedResult, paired_t
 from monosem.experiments.results import BASELINE, METHODS
 from monosem.report.cells import Cell, Row, Table, Write, estimate, words
-from monosem.report.condition_words import condition_name, level_text
+from monosem.report.condition_words import at_level, condition_name, level_text
 from monosem.report.figure_style import (
     AROUND_ROWS,
     COLOURS,
@@ -53,7 +53,7 @@ def salience_section(results: pd.DataFrame, comparisons: pd.DataFrame) -> Sectio
         "salience",
         partial(salience_figure, asked, highest),
         f"Scores of the most active dimension by outcome. {' '.join(found)}",
-        f"At {level_text(condition, highest)} {condition_name(condition)}. Left, scores over test samples"
+        f"{at_level(condition, highest).capitalize()}. Left, scores over test samples"
         " that the probe got right (filled) and wrong (hollow): median, middle half and middle nine tenths,"
         " means over encoder pairs. Right, mean where right minus mean where wrong, with 95 % intervals over"
         " encoder pairs.",
@@ -61,11 +61,13 @@ def salience_section(results: pd.DataFrame, comparisons: pd.DataFrame) -> Sectio
     return Section(
         "salience",
         "What noisy classifiers lean on",
-        "Every test sample stands for its most active dimension. If classifiers are right where they can lean"
-        " on monosemantic dimensions, those of samples they get right are more monosemantic than those of"
-        " samples they get wrong; if that is about axes, it goes with a rotation. Dimensions are scored on"
-        " the training images and their true labels; 0 is chance, 1 is a single class. For classes, the"
-        " dimension with the largest weight is scored, and its score ranked against the class's accuracy.",
+        "Every test sample stands for its most active dimension, where that is scored. If classifiers are"
+        " right where they can lean on monosemantic dimensions, those of samples they get right are more"
+        " monosemantic than those of samples they get wrong; if that is about axes, it goes with a rotation."
+        " Dimensions are scored on the training images and their true labels; 0 is chance, 1 is a single"
+        " class. The native score of a dense set, and of every rotated one, is about the share of the largest"
+        " class and says nothing. For classes, the dimension with the largest weight is scored, and its score"
+        " ranked against the class's accuracy.",
         found,
         (plot,),
         (_numbers(asked, condition),),
@@ -157,9 +159,11 @@ def _in_words(asked: pd.DataFrame, condition: str, level: float, protocol: str) 
                 f"{feature_name(features)} {signed(size, 3)}, beyond its rotation {signed(beyond, 3)}"
             )
     pairs = counted(at["encoder_seed"].nunique(), "encoder pair")
+    if not told:
+        told = ["nothing to compare, as no probe is both right and wrong"]
     return (
-        f"{protocol_title(protocol).capitalize()} probe, {level_text(condition, level)}"
-        f" {condition_name(condition)}, {pairs}: matched monosemanticity of the most active dimension where"
+        f"{protocol_title(protocol).capitalize()} probe, {at_level(condition, level)},"
+        f" {pairs}: matched monosemanticity of the most active dimension where"
         f" right minus where wrong: {'; '.join(told)}."
     )
 

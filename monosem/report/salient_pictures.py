@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from monosem.core.artifacts import load_tensors
 from monosem.experiments.results import BASELINE, METHODS, SALIENT_COLUMNS, read_table
 from monosem.experiments.salient_features import SALIENT_PICTURES, SALIENT_TABLE
-from monosem.report.condition_words import condition_name, level_text
+from monosem.report.condition_words import at_level
 from monosem.report.figure_style import FAINT, STYLE, WIDTH
 from monosem.report.section import Plot, Section
 from monosem.report.wording import feature_name, share
 
 _PROTOCOL = "published"
-_TITLE, _ROW, _WORDS, _BETWEEN = 0.26, 0.78, 0.18, 0.25
-"""Inches: the title of a column, a row, the words above its pictures, the space between columns."""
+_TITLE, _ROW, _WORDS, _CLASS, _BETWEEN = 0.26, 0.78, 0.18, 0.15, 0.25
+"""Inches: the title of a column, a row, the words above its pictures, the class below, between columns."""
 
 Pictures = dict[int, NDArray[Any]]
 """Test image -> its pixels, [h, w, 3] or [h, w]."""
@@ -52,7 +52,8 @@ def salient_pictures(run: Path) -> Iterator[Section]:
     yield Section(
         "pictures",
         "What activates single dimensions",
-        "The test images that activate a dimension most, the most active first, of the first encoder pair:"
+        "The test images that activate a dimension most, the most active first, of the first encoder pair"
+        " (fewer where fewer activate it):"
         f" dimensions drawn at random, and those that the {_PROTOCOL} probe gives the largest weight for the"
         " classes it is best and worst at. Under each picture its class.",
         (),
@@ -70,7 +71,7 @@ def _plots(first: pd.DataFrame, pictures: Pictures) -> Iterator[Plot]:
         "Random dimensions of SimCLR and of NCL, and the matched monosemanticity of each.",
     )
     leaned_on = first[(first["protocol"] == _PROTOCOL) & (first["level"] == first["level"].max())]
-    noise = f"{level_text(*_place(leaned_on))} {condition_name(_place(leaned_on)[0])}"
+    noise = at_level(str(leaned_on["condition"].iloc[0]), float(leaned_on["level"].iloc[0]))
     for name in (BASELINE, *METHODS):
         columns = {
             "classes it is best at": _strips(leaned_on, name, "best"),
@@ -86,15 +87,13 @@ def _plots(first: pd.DataFrame, pictures: Pictures) -> Iterator[Plot]:
         )
 
 
-def _place(rows: pd.DataFrame) -> tuple[str, float]:
-    return str(rows["condition"].iloc[0]), float(rows["level"].iloc[0])
-
-
 def _strips(rows: pd.DataFrame, features: str, shown: str) -> list[Strip]:
     chosen = rows[(rows["features"] == features) & rows["shown"].str.startswith(shown)]
     strips = []
     for _, row in chosen.iterrows():
-        of_class = "" if shown == "random" else f"{row['class']}, {share(row['accuracy'], 0)} right: "
+        of_class = (
+            "" if shown == "random" else f"{_short(row['class'], 24)}, {share(row['accuracy'], 0)} right: "
+        )
         score = "not scored" if pd.isna(row["matched"]) else f"score {row['matched']:.2f}"
         words = f"{of_class}dimension {row['dimension']:.0f}, {score}"
         strips.append(Strip(words, json.loads(row["samples"]), json.loads(row["sample_classes"])))
@@ -107,14 +106,14 @@ def pictures_figure(columns: dict[str, list[Strip]], pictures: Pictures) -> Figu
     most = max(len(strips) for strips in columns.values())
     across = max(len(strip.samples) for strips in columns.values() for strip in strips)
     width, height = WIDTH / len(columns), _TITLE + most * _ROW
-    side = (width - _BETWEEN) / across
+    side = min((width - _BETWEEN) / across, _ROW - _WORDS - _CLASS)
     figure = Figure(figsize=(WIDTH, height))
     for column, (title, strips) in enumerate(columns.items()):
         left = column * width
-        figure.text(left / WIDTH, 1 - 0.16 / height, title, fontsize=9.5, fontweight="bold")
+        _write(figure, left, height - 0.16, title, fontsize=9.5, fontweight="bold")
         for number, strip in enumerate(strips):
             top = _TITLE + number * _ROW
-            figure.text(left / WIDTH, 1 - (top + 0.12) / height, strip.words, fontsize=7.5)
+            _write(figure, left, height - top - 0.12, strip.words, fontsize=7.5)
             for place, (sample, of_class) in enumerate(zip(strip.samples, strip.classes, strict=True)):
                 x, y = left + place * side, height - top - _WORDS - side
                 box = (x / WIDTH, y / height, 0.92 * side / WIDTH, 0.92 * side / height)
@@ -122,10 +121,20 @@ def pictures_figure(columns: dict[str, list[Strip]], pictures: Pictures) -> Figu
     return figure
 
 
+def _write(figure: Figure, x: float, y: float, text: str, **style: Any) -> None:
+    """Text at inches from the lower left corner."""
+    width, height = figure.get_size_inches()
+    figure.text(x / width, y / height, text, parse_math=False, **style)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
 def _draw(axes: Axes, pixels: NDArray[Any] | None, of_class: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(of_class if len(of_class) < 9 else f"{of_class[:7]}…", fontsize=5.5, labelpad=1.5)
+    axes.set_xlabel(_short(of_class, 9), fontsize=5.5, labelpad=1.5, parse_math=False)
     if pixels is None:
         axes.set_frame_on(True)
         axes.set_facecolor(FAINT)

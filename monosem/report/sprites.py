@@ -1,6 +1,6 @@
 """Many small pictures on few sheets, so that a page shows hundreds without opening hundreds of files."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monosem.core.errors import InputError
-
-Pictures = Callable[[NDArray[np.int64]], Iterable[NDArray[np.uint8] | None]]
-"""Rows -> the picture of each, uint8 [C, H, W] with C = 1 or 3; None for one that cannot be read."""
+from monosem.data.thumbnails import Pictures
 
 SHEET_SIDE, LARGEST_SIDE, LARGEST_LOSSLESS = 1024, 64, 16
 _BATCH = 256
@@ -49,7 +47,7 @@ def write_sprites(folder: Path, rows: NDArray[np.int64], pictures: Pictures) -> 
     for sheet, start in enumerate(range(0, len(rows), layout.per_sheet)):
         n = min(layout.per_sheet, len(rows) - start)
         height = -(-n // layout.columns)
-        canvas = np.full((height * side, min(n, layout.columns) * side, 3), _GREY, np.uint8)
+        canvas = np.full((height * side, layout.columns * side, 3), _GREY, np.uint8)
         for place in range(n):
             picture = first[start + place] if start + place < len(first) else next(stream)
             if picture is None:

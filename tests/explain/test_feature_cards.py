@@ -36,9 +36,10 @@ def test_cards_are_those_of_loops(sparse: bool) -> None:
         mass = np.array([np.clip(column[truth == k], 0, None).sum() for k in range(K)])
         expected = mass / mass.sum() if mass.sum() else np.zeros(K)
         np.testing.assert_allclose(cards.class_shares[card], expected, rtol=1e-5)
-        order = sorted(range(N), key=lambda i: (-column[i], i))[:6]
-        assert cards.samples[card].tolist() == order
-        np.testing.assert_allclose(cards.activations[card], column[order], rtol=1e-6)
+        order = sorted(np.flatnonzero(column > 0), key=lambda i: (-column[i], i))[:6]
+        absent = [-1] * (6 - len(order))
+        assert cards.samples[card].tolist() == [*order, *absent]
+        np.testing.assert_allclose(cards.activations[card], [*column[order], *np.zeros(len(absent))])
         there = column[column != 0]
         if len(there):
             counts, edges = np.histogram(there, bins=5)
@@ -75,5 +76,11 @@ def test_what_does_not_fit() -> None:
     with pytest.raises(InputError, match=r"weights \[4, 12\]"):
         feature_cards("sae", codes, labels, K, {}, classifier=Classifier("", np.ones((4, 3)), np.ones(4)))
     nan = Classifier("", np.full((K, D), np.nan), np.ones(K))
-    with pytest.raises(InputError, match="not finite"):
+    with pytest.raises(InputError, match="weights are not finite"):
         feature_cards("sae", codes, labels, K, {}, classifier=nan)
+    broken = codes[:]
+    broken[1500, 7] = torch.inf
+    with pytest.raises(InputError, match="row 1500, dimension 7 is not finite"):
+        feature_cards("dense", broken, labels, K, {}, numbers=np.array([3, 7]))
+    with pytest.raises(InputError, match="score native of dimension 2 is infinite"):
+        feature_cards("sae", codes, labels, K, {"native": np.where(np.arange(D) == 2, np.inf, 0)})

@@ -27,6 +27,11 @@ def test_top_samples_are_those_of_a_sort() -> None:
     assert top_samples(features[:5], dimensions, 70).shape == (3, 5)
 
 
+def test_samples_that_do_not_activate_a_dimension_are_none_of_its_top_samples() -> None:
+    features = torch.tensor([[0.0, -1.0], [2.0, -2.0], [0.0, 0.0], [3.0, -1.0]])
+    assert top_samples(features, torch.arange(2), 3).tolist() == [[3, 1, -1], [-1, -1, -1]]
+
+
 def test_sparse_rows_have_the_same_samples_and_dimensions() -> None:
     draw = np.random.default_rng(1)
     codes = Codes(

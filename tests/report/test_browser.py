@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -109,6 +110,18 @@ def test_data_hold_the_cards(folder: Path) -> None:
     assert summary["classifier"]["accuracies"] == [0.5, 0.9, None, 0.7]
 
 
+def test_samples_that_do_not_activate_a_feature_are_not_shown(tmp_path: Path) -> None:
+    features = torch.zeros(N, 3)
+    features[7, 1], features[3, 1] = 2.0, 1.0
+    shown = feature_cards("few", features, LABELS, K, {})
+    written = write_browser(tmp_path / "b", "Few", [shown], SAMPLES)
+    assert written.n_shown == 2
+    known, (dead, few, _) = data(tmp_path / "b/data/index.js"), data(tmp_path / "b/data/set-0-cards-0.js")
+    assert (dead["samples"], dead["activations"]) == ([], [])
+    assert [known["rows"][place] for place in few["samples"]] == [7, 3]
+    assert few["activations"] == [2, 1]
+
+
 def test_features_are_ranked_by_their_first_score(folder: Path) -> None:
     number = data(folder / "data/set-0.js")["number"]
     assert number == [0, 1, 2, *range(4, 70), 3]
@@ -171,7 +184,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     fits = cards("ncl", 8)
     beyond = replace(fits, name="sae", samples=fits.samples + N)
     other = feature_cards("sae", np.ones((N, 2), np.float32), LABELS, K + 1, {})
-    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "data").mkdir(parents=True)
+    (tmp_path / "mine" / "data" / "index.js").write_text("mine")
     texts = ["text"] * N
     cases: list[tuple[str, list[FeatureCards], Samples, str]] = [
         ("b", [], SAMPLES, "no feature sets"),
@@ -189,7 +203,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
             r"asked for \d+ pictures, got 1",
         ),
         ("b", [fits], Samples(LABELS, CLASSES, pictures=lambda rows: np.ones((len(rows), 1, 2, 2))), "uint8"),
-        ("mine", [fits], SAMPLES, "no feature browser"),
+        ("mine", [fits], SAMPLES, "holds other files than those of a feature browser"),
     ]
     for place, sets, samples, words in cases:
         with pytest.raises(InputError, match=words):
@@ -246,6 +260,24 @@ def page_of(chromium: Any, folder: Path) -> Iterator[Open]:
 
 def numbers(page: Any, within: str = ".pane:not([hidden])") -> list[int]:
     return [int(text[1:]) for text in page.locator(f"{within} .open").all_inner_texts()]
+
+
+def test_pictures_are_those_of_their_samples(page_of: Open) -> None:
+    thumbs = page_of().locator(".card").first.locator(".thumb")
+    assert thumbs.count() == 9
+    for thumb in thumbs.all():
+        row = int(re.search(r"sample (\d+)", thumb.get_attribute("title"))[1])
+        with Image.open(BytesIO(thumb.screenshot())) as shown:
+            middle = np.asarray(shown.convert("L"))[10:-10, 10:-10].astype(float)
+        assert middle == pytest.approx(128 if row in (5, 6) else row, abs=1)  # each is of one shade
+
+
+def test_details_of_a_feature_far_down_do_not_make_all_cards_above_it(page_of: Open) -> None:
+    page = page_of("view=features&open=a.69")
+    assert page.locator("#details[open] h2").inner_text() == "NCL #69"
+    page.keyboard.press("Escape")
+    page.wait_for_function("() => !document.querySelector('#details').open")
+    assert len(numbers(page)) < 60
 
 
 def test_first_cards_show_what_is_known_of_a_feature(page_of: Open) -> None:

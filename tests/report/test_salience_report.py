@@ -11,7 +11,8 @@ import torch
 from scipy import stats
 
 from monosem.core.artifacts import save_tensors
-from monosem.experiments.results import SALIENT_COLUMNS, rows, write_table
+from monosem.experiments.results import SALIENT_COLUMNS, read_table, rows, write_table
+from monosem.report.figure_style import svg
 from monosem.report.salience_figure import salience_section
 from monosem.report.salient_pictures import salient_pictures
 
@@ -91,6 +92,18 @@ def test_the_figure_has_both_outcomes_of_every_set(results: pd.DataFrame) -> Non
 
 def test_a_run_that_did_not_ask_has_no_section(results: pd.DataFrame, tmp_path: Path) -> None:
     assert salience_section(results[~results["metric"].str.startswith("salient")], pd.DataFrame()) is None
+
+
+def test_a_probe_that_is_never_wrong_is_said_to_leave_nothing_to_compare(results: pd.DataFrame) -> None:
+    section = salience_section(results[~results["metric"].str.contains("_wrong")], pd.DataFrame())
+    assert section is not None
+    assert all(
+        said.endswith("nothing to compare, as no probe is both right and wrong.") for said in section.found
+    )
+    assert section.plots[0].draw().axes
+
+
+def test_a_run_without_pictures_has_none(tmp_path: Path) -> None:
     assert list(salient_pictures(tmp_path)) == []
 
 
@@ -99,9 +112,15 @@ def test_pictures_stand_under_their_words_and_what_is_gone_is_an_empty_square(tm
     for features, what in product(("simclr", "ncl", "sae"), ("random 1", "random 2", "best 1", "worst 1")):
         row = {"features": features, "encoder_seed": 0, "shown": what, "dimension": 7, "matched": 0.25}
         if not what.startswith("random"):
-            row |= {"protocol": "published", "condition": LABELS, "level": 0.8, "class": "5", "accuracy": 0.5}
+            row |= {
+                "protocol": "published",
+                "condition": LABELS,
+                "level": 0.8,
+                "class": "$5_{",
+                "accuracy": 0.5,
+            }
         shown.append(
-            {**row, "samples": json.dumps([0, 1, 2]), "sample_classes": json.dumps(["5", "a", "<b>"])}
+            {**row, "samples": json.dumps([0, 1, 2]), "sample_classes": json.dumps(["$5_{", "a", "<b>"])}
         )
     table = pd.DataFrame(shown).reindex(columns=list(SALIENT_COLUMNS))
     write_table(table, tmp_path / "salient.csv")
@@ -114,12 +133,24 @@ def test_pictures_stand_under_their_words_and_what_is_gone_is_an_empty_square(tm
     figure = section.plots[2].draw()
     assert [text.get_text() for text in figure.texts] == [
         "classes it is best at",
-        "5, 50 % right: dimension 7, score 0.25",
+        "$5_{, 50 % right: dimension 7, score 0.25",
         "classes it is worst at",
-        "5, 50 % right: dimension 7, score 0.25",
+        "$5_{, 50 % right: dimension 7, score 0.25",
     ]
+    assert svg(figure)  # names are not read as formulas
     first, gone, last, *_ = figure.axes
+    assert all(axes.get_position().y0 >= 0 for axes in figure.axes)
     assert np.array_equal(first.images[0].get_array(), pixels[0].permute(1, 2, 0))
     assert np.array_equal(last.images[0].get_array(), pixels[1].permute(1, 2, 0))
     assert not gone.images
-    assert [axes.get_xlabel() for axes in (first, gone, last)] == ["5", "a", "<b>"]
+    assert [axes.get_xlabel() for axes in (first, gone, last)] == ["$5_{", "a", "<b>"]
+
+
+def test_a_class_may_be_called_none(tmp_path: Path) -> None:
+    row = dict.fromkeys(SALIENT_COLUMNS, 1.5)
+    table = pd.DataFrame([{**row, "class": name, "matched": None} for name in ("None", "NA", "", "7")])
+    write_table(table, tmp_path / "salient.csv")
+    found = read_table(tmp_path / "salient.csv", SALIENT_COLUMNS, text=("class",))
+    assert list(found["class"]) == ["None", "NA", "", "7"]
+    assert found["matched"].isna().all()
+    assert (found["accuracy"] == 1.5).all()

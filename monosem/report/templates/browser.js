@@ -339,7 +339,9 @@ async function renderDetails() {
   }
   const set = await openSet(state.get(`${prefix}.set`));
   const rank = set.rank.get(Number(feature));
+  find("#fault").hidden = rank !== undefined;
   if (rank === undefined) {
+    if (dialog.open) dialog.close();
     complain(`${set.title} shows no dimension ${feature}`);
     return;
   }
@@ -356,7 +358,8 @@ async function renderDetails() {
   turn = (by) => {
     if (neighbour(by)) change({ open: `${prefix}.${set.columns.get("number")[neighbour(by)[0]]}` }, true);
   };
-  refocus = () => list?.focus(list.placeOf(rank));
+  // A card far down that was not made yet would take all those above it with it.
+  refocus = () => list && list.placeOf(rank) < list.list.childElementCount && list.focus(list.placeOf(rank));
   if (!dialog.open) dialog.showModal();
 }
 
@@ -422,7 +425,9 @@ function nextSet(by) {
 }
 
 function pressed(event) {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches("input, select")) return;
+  const typed = event.getModifierState("AltGraph"); // brackets, on many keyboards
+  if (!typed && (event.ctrlKey || event.metaKey || event.altKey)) return;
+  if (event.target.matches("input, select")) return;
   if (find("#details").open) {
     if (step(event, 0)) turn(step(event, 0));
     return;

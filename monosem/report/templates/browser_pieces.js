@@ -202,6 +202,6 @@ function classShares(card, n, holder) {
     holder.append(bar(index.classes[k], percent(share), share));
   }
   const rest = 1 - card.classes.slice(0, n).reduce((sum, [, share]) => sum + share, 0);
-  if (!card.classes.length) holder.append(piece("p", "none", "Never active"));
+  if (!card.classes.length) holder.append(piece("p", "none", "Never active on these samples"));
   else if (rest > 0.0005) holder.append(bar("other classes", percent(rest), rest));
 }
