@@ -99,8 +99,13 @@ def test_what_is_said_of_few_samples_follows_from_the_table_and_the_table_from_t
         int(((table["p_holm"] < 0.05) & (sign * table["mean_diff"] > 0)).sum()) for sign in (1, -1)
     )
     theory = (ROOT / "docs" / "theory.md").read_text().replace("\n", " ")
-    assert f"mono is significantly better in **{ahead}** of them, poly in **{behind}**" in theory
-    assert f"in {len(table):,} settings" in theory
+    assert f"Mono is significantly better in **{ahead}** of them, poly in **{behind}**" in theory
+    assert f"make {len(table):,} settings" in theory
+    undecided = table[table["p_holm"] >= 0.05]
+    above = table[table["mean_diff"] > 0]
+    assert f"; {len(undecided)} are open" in theory
+    assert f"ahead in {len(above)}, by {100 * above['mean_diff'].max():.2f} points at most" in theory
+    assert f"reaches above +{100 * undecided['ci_high'].max():.2f} points" in theory
 
 
 @pytest.mark.parametrize("run", PROBED, ids=lambda run: run.name)
