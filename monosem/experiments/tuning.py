@@ -6,10 +6,11 @@ what a judge says of its answers: judges come last, when no other model is held.
 """
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -27,7 +28,7 @@ from monosem.experiments.works import Cost, Work
 from monosem.llm.alignment import judged
 from monosem.llm.base import base_fingerprint
 from monosem.llm.chat import Pair, fingerprint_pairs, shown_template
-from monosem.llm.strength import MOST_SCALE, divergence, scale_for, update_norm
+from monosem.llm.strength import MOST_SCALE, base_predictions, divergence, scale_for, update_norm
 from monosem.llm.tune import DONE, fresh_adapter, tune_adapter
 from monosem.llm.tune_settings import AdapterSettings, TuneSettings
 
@@ -228,10 +229,12 @@ class Tuning:
         shutil.copyfile(scratch / DONE, output / DONE)
 
     def _match(self, kind: Match, task: str, tuned: dict[str, Stage], output: Path, scratch: Path) -> None:
-        size = {"norm": update_norm, "divergence": divergence}[kind]
         model, tokenizer = self.models.start(self.aligned)
         batches = looked_at(model, tokenizer, self.texts, task, self.recipe.batch_size)["task"]
+        size: Callable[[Any, Any], float] = update_norm
         with self.models.adapted(self.aligned, tuned["monolora"]) as model:
+            if kind == "divergence":
+                size = partial(divergence, base=list(base_predictions(model, batches)))
             target = size(model, batches)
         with self.models.adapted(self.aligned, tuned["lora"]) as model:
             try:

@@ -7,6 +7,7 @@ base, that MonoLoRA has.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -103,17 +104,32 @@ def read_texts_only(model: Any, batches: Batches) -> None:
 
 
 @torch.no_grad()
-def divergence(model: Any, batches: Batches) -> float:
-    """KL(base || adapted) of the next token, in nats, averaged over the real tokens."""
+def divergence(model: Any, batches: Batches, base: Iterable[Tensor] | None = None) -> float:
+    """KL(base || adapted) of the next token, in nats, averaged over the real tokens.
+
+    base: what `base_predictions` gave for the same batches, where it is asked for more than once.
+    """
     total, tokens = 0.0, 0
-    for batch in batches:
-        real = batch["attention_mask"].bool()
-        adapted = model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
-        with model.disable_adapter():
-            base = model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
-        total += float((base.exp() * (base - adapted)).sum())
-        tokens += len(base)
+    for batch, of_base in zip(batches, base or base_predictions(model, batches), strict=True):
+        adapted = _log_probabilities(model, batch)
+        total += float((of_base.exp() * (of_base - adapted)).sum())
+        tokens += len(of_base)
     return total / tokens
+
+
+@torch.no_grad()
+def base_predictions(model: Any, batches: Batches) -> Iterator[Tensor]:
+    """Log-probabilities of the next token without the adapter, [real tokens, vocabulary], batch by batch."""
+    for batch in batches:
+        with model.disable_adapter():
+            found = _log_probabilities(model, batch)
+        yield found  # with the adapter at work again: the caller goes on from here
+
+
+def _log_probabilities(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
+    real = batch["attention_mask"].bool()
+    found: Tensor = model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
+    return found
 
 
 def scale_for(
@@ -129,7 +145,10 @@ def scale_for(
     Raises InputError when even that one gives less.
     """
 
+    @cache  # what was tried on the way up is asked for once more, and a reading takes seconds
     def excess(factor: float) -> float:
+        if factor == 0:
+            return -target
         with scaled(model, factor, adapter):
             return measure() - target
 

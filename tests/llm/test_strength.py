@@ -14,7 +14,7 @@ from peft import LoraConfig, get_peft_model
 from monosem.core.errors import InputError
 from monosem.llm import MonoLoraConfig
 from monosem.llm.monolora import adapted_layers
-from monosem.llm.strength import divergence, scale_for, scaled, update_norm
+from monosem.llm.strength import base_predictions, divergence, scale_for, scaled, update_norm
 
 SHAPE = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"]}
 
@@ -76,6 +76,8 @@ def test_divergence_is_kl_of_the_real_tokens(
     assert divergence(model, [batch]) == pytest.approx(sum(kl) / len(kl), rel=1e-4)
     with scaled(model, 0.0):
         assert divergence(model, [batch]) == pytest.approx(0, abs=1e-7)
+    kept = list(base_predictions(model, [batch, batch]))
+    assert divergence(model, [batch, batch], kept) == divergence(model, [batch, batch])
 
 
 @pytest.mark.parametrize("measure", [update_norm, divergence])
@@ -85,7 +87,15 @@ def test_scale_for_finds_the_scale(
 ) -> None:
     with scaled(model, factor):
         target = measure(model, [batch])
-    assert scale_for(lambda: measure(model, [batch]), target, model) == pytest.approx(factor, rel=0.03)
+    tried = []
+
+    def measured() -> float:
+        tried.append(next(layer.scaling["default"] for _, layer in adapted_layers(model, "default")))
+        return measure(model, [batch])
+
+    assert scale_for(measured, target, model) == pytest.approx(factor, rel=0.03)
+    assert len(set(tried)) == len(tried)
+    assert 0 not in tried
 
 
 def test_a_strength_out_of_reach(model: Any, batch: dict[str, Tensor]) -> None:
