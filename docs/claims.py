@@ -17,6 +17,7 @@ from monosem.report import kind_of
 from monosem.report.condition_words import condition_name
 from monosem.report.sections import beyond_claims
 from monosem.report.table_formats import markdown_table
+from monosem.report.toy_tables import read_toy, sentences
 from monosem.report.tuning_tables import model_name
 from monosem.report.wording import feature_name, interval, p_value, points, replicates
 
@@ -112,7 +113,24 @@ def page(folder: Path = RESULTS) -> str:
         if rows:
             parts.append(_table(rows, runs))
     parts += ["## A language model's alignment after tuning (Table 2)", *_alignment(tuned)]
-    parts += ["## Does the gain follow the dose, and where does it pay?", *_beyond(folder, runs)]
+    parts += [
+        "## What noisy classifiers lean on (4.1, Figure 4)",
+        "The paper: the class that a probe trained on wrong labels is best at leans on a dimension of one"
+        " class, the one it is worst at on a mixed one, and the most active dimension of samples it gets right"
+        " is more monosemantic than that of samples it gets wrong. Here dimensions are scored on other images"
+        " than those that are right or wrong, and the same is asked of the rotated features.",
+        *_beyond(folder, runs, ("salience",)),
+        "## Superposition in a toy (4.2, Figure 5) and for two concepts (4.3)",
+        "The paper: models without superposition are more robust to label noise, and one concept overtakes a"
+        " mixture of two once labels are wrong often enough. [The theory](../theory.md), from first"
+        " principles: for two concepts it never does. Of the toy, maps over sparsity and noise, cells by"
+        " verdict:",
+        *_toys(folders),
+    ]
+    parts += [
+        "## Does the gain follow the dose, and where does it pay?",
+        *_beyond(folder, runs, ("doses", "where-it-pays")),
+    ]
     parts += ["## The runs", _runs(folder)]
     return "\n\n".join(parts) + "\n"
 
@@ -135,12 +153,23 @@ def _verdicts(comparisons: pd.DataFrame, claim: Claim) -> Iterator["pd.Series"]:
             yield row
 
 
-def _beyond(folder: Path, runs: dict[str, pd.DataFrame]) -> Iterator[str]:
-    """What doses and maps found, which no verdict tells."""
+def _beyond(folder: Path, runs: dict[str, pd.DataFrame], anchors: tuple[str, ...]) -> Iterator[str]:
+    """What some sections found, which no verdict tells."""
     for name, comparisons in runs.items():
         for section in beyond_claims(read_results(folder / name / "results.csv"), comparisons):
+            if section.anchor not in anchors:
+                continue
             listed = "\n".join(f"- {found}" for found in section.found)
             yield f"**{section.title}**, [{name}]({name}/summary.md)\n\n{listed}"
+
+
+def _toys(folders: list[Path]) -> Iterator[str]:
+    """What maps of toy models found."""
+    for run in folders:
+        if kind_of(run) == "toy":
+            _, _, comparisons = read_toy(run)
+            listed = "\n".join(f"- {sentence}" for sentence in sentences(comparisons))
+            yield f"[{run.name}]({run.name}/summary.md)\n\n{listed}"
 
 
 def _answer(rows: list[tuple[str, "pd.Series"]]) -> str:
