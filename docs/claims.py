@@ -115,10 +115,10 @@ def page(folder: Path = RESULTS) -> str:
     parts += ["## A language model's alignment after tuning (Table 2)", *_alignment(tuned)]
     parts += [
         "## What noisy classifiers lean on (4.1, Figure 4)",
-        "The paper: the class that a probe trained on wrong labels is best at leans on a dimension of"
-        " one class, the one it is worst at on a mixed one, and the most active dimension of samples it gets right"
-        " is more monosemantic than that of samples it gets wrong. Here dimensions are scored on other images"
-        " than those that are right or wrong, and the same is asked of the rotated features.",
+        "The paper: the class that a probe trained on wrong labels is best at leans on a dimension of one"
+        " class, the one it is worst at on a mixed one, and the most active dimension of samples it gets"
+        " right is more monosemantic than that of samples it gets wrong. Here dimensions are scored on"
+        " other images than those that are right or wrong, and the same is asked of the rotated features.",
         *_beyond(folder, runs, ("salience",)),
         "## Superposition in a toy (4.2, Figure 5) and for two concepts (4.3)",
         "The paper: models without superposition are more robust to label noise, and one concept overtakes a"
