@@ -23,7 +23,7 @@ from monosem.experiments.recipe_parts import (
     ShiftGrid,
 )
 from monosem.experiments.toy_recipe import ToyRecipe
-from monosem.experiments.tuning_recipe import TuningRecipe
+from monosem.experiments.tuning_recipe import TuningRecipe, tuning_recipe
 from monosem.robust.probe import ProbeSettings
 from monosem.robust.ridge import RidgeSettings
 from monosem.sparse.sae import SAESettings
@@ -174,7 +174,7 @@ def load_any_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe | Tuning
     tree = with_overrides(recipe_tree(name), overrides)
     where = f"recipe {name}"
     if tree.get("kind") == "tuning":
-        return parse(TuningRecipe, tree, where)
+        return tuning_recipe(tree, where)
     if tree.get("kind") == "toy":
         return parse(ToyRecipe, tree, where)
     return parse(Recipe, tree, where)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from monosem.core.artifacts import fingerprint_json
 from monosem.core.settings import Settings, parse
@@ -96,12 +96,6 @@ class TuningRecipe(Settings):
         """SHA-256 of what decides the numbers and how they are shown."""
         return fingerprint_json(self.model_dump(mode="json"))
 
-    @field_validator("tasks", "adapters", mode="before")
-    @classmethod
-    def _without_those_taken_out(cls, named: Any) -> Any:
-        """A recipe that extends another takes a task or an adapter out by null."""
-        return {k: v for k, v in named.items() if v is not None} if isinstance(named, dict) else named
-
     @model_validator(mode="after")
     def _matches_what_is_there(self) -> Self:
         if self.match and not {"lora", "monolora"} <= self.adapters.keys():
@@ -115,6 +109,20 @@ class TuningRecipe(Settings):
         if self.align is not None and self.quantise is not None:
             raise ValueError("`align` merges its adapter into the base, which a quantised one does not allow")
         return self
+
+
+def tuning_recipe(tree: dict[str, Any], where: str) -> TuningRecipe:
+    """The recipe of a tree; one that extends another takes a task or an adapter out by null.
+
+    Raises InputError for keys or values that are not allowed; `where` opens the message.
+    """
+    # Not in a validator: what one returns no longer counts as read from a file, and lists as tuples.
+    kept = {
+        part: {name: settings for name, settings in named.items() if settings is not None}
+        for part in ("tasks", "adapters")
+        if isinstance(named := tree.get(part), dict)
+    }
+    return parse(TuningRecipe, {**tree, **kept}, where)
 
 
 def task_recipe(
@@ -138,4 +146,4 @@ def task_recipe(
         "tasks": {data: {**sizes, "tune": settings}},
         "adapters": {kind: {"kind": kind, "rank": rank, "alpha": rank} for kind in adapters},
     }
-    return parse(TuningRecipe, tree, "llm tune")
+    return tuning_recipe(tree, "llm tune")

@@ -14,7 +14,7 @@ from monosem.experiments.results import read_results
 from monosem.experiments.toy_maps import compare_toys
 from monosem.experiments.toy_recipe import ToyRecipe
 from monosem.experiments.tuning_comparisons import compare_prompts, models_of
-from monosem.experiments.tuning_recipe import TuningRecipe
+from monosem.experiments.tuning_recipe import tuning_recipe
 from monosem.report import kind_of
 from monosem.report.table1 import write_table1
 from monosem.report.tables import summary, verdict_screen
@@ -51,7 +51,7 @@ def test_comparisons_and_summary_follow_from_the_results(run):
 @pytest.mark.parametrize("run", TUNED, ids=lambda run: run.name)
 def test_what_is_said_of_tuned_models_follows_from_their_prompts(run):
     manifest = json.loads((run / "manifest.json").read_text())
-    recipe = parse(TuningRecipe, manifest["recipe"], run.name)
+    recipe = tuning_recipe(manifest["recipe"], run.name)
     assert manifest["recipe_hash"] == recipe.hash
     results, prompts = read_results(run / "results.csv"), pd.read_csv(run / "prompts.csv")
     means = prompts.groupby(["condition", "metric"]).mean(numeric_only=True)

@@ -14,12 +14,11 @@ from safetensors.torch import save_file
 pytest.importorskip("trl", reason="needs monosem[llm]")
 
 from monosem.core.errors import InputError, Paused
-from monosem.core.settings import parse
 from monosem.experiments.run import RunWatch
 from monosem.experiments.stage_cache import StageCache
 from monosem.experiments.tuning import Tuning
 from monosem.experiments.tuning_comparisons import compare_prompts
-from monosem.experiments.tuning_recipe import TuningRecipe
+from monosem.experiments.tuning_recipe import TuningRecipe, tuning_recipe
 from monosem.experiments.tuning_run import run_tuning
 from monosem.llm.judges import Judgement
 
@@ -79,7 +78,7 @@ def recipe(texts: Path, model_folder: Path) -> Callable[..., TuningRecipe]:
             },
             "text": {"file": "dolly_tiny.jsonl", "n": 10},
         }
-        return parse(TuningRecipe, {**tree, **changes}, "tiny")
+        return tuning_recipe({**tree, **changes}, "tiny")
 
     return make
 
@@ -98,6 +97,15 @@ def value(results: pd.DataFrame, features: str, condition: str, metric: str, lev
     ]
     assert len(found) == 1, found
     return float(found["value"].iloc[0])
+
+
+def test_adapters_say_their_targets_and_null_takes_one_out(recipe: Callable[..., TuningRecipe]) -> None:
+    adapters = {"lora": {"kind": "lora", "targets": ["q_proj"]}, "monolora": {}, "gelu": None}
+    made = recipe(adapters=adapters)
+    assert list(made.adapters) == ["lora", "monolora"]
+    assert made.adapters["lora"].targets == ("q_proj",)
+    again = tuning_recipe(made.model_dump(mode="json"), "manifest.json")
+    assert (again, again.hash) == (made, made.hash)
 
 
 def test_a_whole_run(recipe: Callable[..., TuningRecipe], tmp_path: Path) -> None:
