@@ -5,6 +5,7 @@ torchrun ... two_processes.py OUT      two that share them
 """
 
 import atexit
+import json
 import os
 import sys
 from pathlib import Path
@@ -69,7 +70,7 @@ def gradients(settings: PretrainSettings, *, norms_stand_still: bool) -> dict[st
 def main(out: Path) -> None:
     # What is registered first is called last: after whatever `this_world` registers.
     left = out / f"left-{os.environ.get('RANK', '0')}.json"
-    atexit.register(lambda: write_json_atomic(left, not dist.is_initialized()))
+    atexit.register(lambda: left.write_text(json.dumps(not dist.is_initialized())))
     world = this_world()
     for objective in ("simclr", "ncl"):
         settings = SETTINGS.replace(objective=objective, nonnegative_on="raw")
