@@ -202,4 +202,4 @@ def test_the_verb_writes_the_page_and_says_what_to_know(
     said = capsys.readouterr()
     assert "sae: shows 3 of 16 dimensions" in said.out
     assert said.out.endswith(f"Open {tmp_path / 'page' / 'index.html'} in a browser\n")
-    assert "100%" in said.err
+    assert "features" in said.err  # how far it is

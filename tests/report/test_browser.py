@@ -276,7 +276,7 @@ def test_details_of_a_feature_far_down_do_not_make_all_cards_above_it(page_of: O
     page = page_of("view=features&open=a.69")
     assert page.locator("#details[open] h2").inner_text() == "NCL #69"
     page.keyboard.press("Escape")
-    page.wait_for_function("() => !document.querySelector('#details').open")
+    page.wait_for_function("() => !location.hash.includes('open')")
     assert len(numbers(page)) < 60
 
 
@@ -422,8 +422,8 @@ def test_details_open_turn_and_close(page_of: Open) -> None:
     page.get_by_role("heading", name="NCL #2").wait_for()
     page.keyboard.press("Escape")
     dialog.wait_for(state="hidden")
-    assert page.evaluate("document.activeElement.textContent") == "#2"
-    assert "open" not in page.url
+    page.wait_for_function("() => !location.hash.includes('open')")
+    page.wait_for_function("() => document.activeElement.textContent === '#2'")
     page.go_forward()
     dialog.wait_for()
     page.go_back()
@@ -460,8 +460,10 @@ def test_keys_go_from_card_to_card(page_of: Open) -> None:
     page.get_by_role("heading", name="NCL #28").wait_for()
     page.keyboard.press("Escape")
     page.get_by_role("dialog").wait_for(state="hidden")
+    page.wait_for_function("() => document.activeElement.textContent === '#28'")
     page.keyboard.press("/")
     page.keyboard.type("12")
+    page.get_by_role("button", name="Feature 12", exact=True).wait_for()
     page.get_by_text("searched by number").wait_for()
     assert numbers(page) == [12]
     page.locator(".open").first.focus()
