@@ -134,7 +134,7 @@ def _short(text: str, most: int) -> str:
 def _draw(axes: Axes, pixels: NDArray[Any] | None, of_class: str) -> None:
     axes.set_xticks([])
     axes.set_yticks([])
-    axes.set_xlabel(_short(of_class, 9), fontsize=5.5, labelpad=1.5, parse_math=False)
+    axes.set_xlabel(_short(of_class, 8), fontsize=5.5, labelpad=1.5, parse_math=False)
     if pixels is None:
         axes.set_frame_on(True)
         axes.set_facecolor(FAINT)
