@@ -65,7 +65,7 @@ def main() -> None:
         loss = kind.compute_loss(trainer, model, dict(batch))
         loss.backward()
         model.zero_grad()
-        return time.perf_counter() - start, float(loss)
+        return time.perf_counter() - start, float(loss.detach())
 
     (_, ours), (_, theirs) = step(ResponseTrainer), step(SFTTrainer)
     if abs(ours - theirs) > 1e-4:
