@@ -13,11 +13,10 @@ import time
 import torch
 
 from monosem.core.seeding import torch_stream
-from monosem.data.noise_source import noise_source
-from monosem.experiments.grid import ProbedFeatures, label_cells, tuned_protocol
+from monosem.experiments.grid import ProbedFeatures, tuned_protocol
 from monosem.experiments.recipes import load_any_recipe
-from monosem.experiments.toy_maps import LABEL_NOISE, SUPERPOSED, train_all
-from monosem.explain.toy_model import ToyModels, thinned, top_map, toy_samples, train_toys
+from monosem.experiments.toy_maps import APART, SUPERPOSED, drawn, train_all, weight_of
+from monosem.explain.toy_model import ToyModels, thinned, train_toys
 
 CHECKED = (0.0, 0.8, 0.96)
 STEPS = 10_000
@@ -42,27 +41,21 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     torch.set_num_threads(parser.parse_args().threads)
     recipe = load_any_recipe("fig5-toy", ["n_models=5"])
-    n, shares = recipe.model.n_concepts, recipe.sparsity
     start = time.perf_counter()
     weights = train_all(recipe)
     trained = time.perf_counter() - start
-    kinds = {SUPERPOSED: weights[SUPERPOSED], "linear": weights["linear"]}
-    apart = top_map(n, recipe.model.n_dims).weight[0]
     fits = 0
-    for place, share in enumerate(shares):
+    for place, share in enumerate(recipe.sparsity):
         for seed in range(recipe.n_models):
-            train, labels = toy_samples(recipe.n_train, n, share, seed)
-            test, truth = toy_samples(recipe.n_test, n, share, seed + 1_000_003)
-            source = noise_source("symmetric", labels, [str(i) for i in range(n)])
-            noisy = label_cells(LABEL_NOISE, source, recipe.label_noise, 1, seed)
-            models = [of[place, seed] for of in kinds.values()] + [weights["dense-trained"][seed], apart]
-            for weight in models:
+            train, noisy, test, truth = drawn(recipe, share, seed)
+            for kind in (SUPERPOSED, *APART):
+                weight = weight_of(recipe, weights, kind, place, seed)
                 tuned_protocol(
                     train @ weight.T, noisy, ProbedFeatures(truth, test @ weight.T), recipe.tuned, seed
                 )
                 fits += len(noisy.cells)
     probed = time.perf_counter() - start - trained
-    n_models = sum(of.numel() for of in weights.values()) // apart.numel()
+    n_models = (2 * len(recipe.sparsity) + 1) * recipe.n_models
     print(f"{n_models} models, {recipe.model.steps:,} steps: {trained:.0f} s")
     print(f"{fits:,} tuned probes: {probed:.0f} s; together {trained + probed:.0f} s")
     sparsity = torch.tensor(CHECKED).repeat_interleave(recipe.n_models)

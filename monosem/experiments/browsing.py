@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -17,13 +16,14 @@ from monosem.core.errors import InputError, MonosemError
 from monosem.core.progress import SILENT, Watch
 from monosem.data.datasets import load_dataset
 from monosem.data.image_files import ImageFiles
-from monosem.data.noise_source import noise_source
 from monosem.data.thumbnails import Pictures, thumbnails
 from monosem.experiments.corrupted_tests import noise_seed
 from monosem.experiments.feature_sets import FEATURE_SETS, Features
+from monosem.experiments.grid import label_noise_source
 from monosem.experiments.results import BASELINE, METHODS
 from monosem.experiments.saved_features import SavedFeatures, saved_features
 from monosem.explain.feature_cards import Classifier, FeatureCards, feature_cards
+from monosem.explain.salience import class_accuracies
 from monosem.measures.consistency import matched_monosemanticity, native_monosemanticity
 from monosem.robust.ridge import RidgePath
 
@@ -107,7 +107,7 @@ def run_cards(
                 name,
                 made.test,
                 saved.test.labels,
-                len(saved.class_names),
+                len(saved.test.class_names),
                 scores,
                 numbers=numbers,
                 classifier=_classifier(noisy, made, saved),
@@ -122,7 +122,7 @@ def run_cards(
     )
     labels = saved.test.labels.numpy()
     title = saved.recipe.title
-    return RunCards(title, tuple(cards), labels, saved.class_names, pictures, (*notes, *unread))
+    return RunCards(title, tuple(cards), labels, saved.test.class_names, pictures, (*notes, *unread))
 
 
 def _noisy_labels(saved: SavedFeatures, level: float | None) -> _NoisyLabels:
@@ -131,14 +131,7 @@ def _noisy_labels(saved: SavedFeatures, level: float | None) -> _NoisyLabels:
         return _NoisyLabels("clean labels", train.labels)
     if grid is None:
         raise InputError(f"this run has no label noise, so there is no level {level:g}; give 0")
-    source = noise_source(
-        grid.kind,
-        train.labels,
-        saved.class_names,
-        ids=train.ids,
-        file=None if grid.file is None else Path(grid.file),
-        column=grid.column,
-    )
+    source = label_noise_source(train, grid)
     levels = (0.0, *grid.levels)
     if level is None:
         level = max(one for one in levels if source.signal(one) > 1e-9)
@@ -150,7 +143,7 @@ def _noisy_labels(saved: SavedFeatures, level: float | None) -> _NoisyLabels:
 
 
 def _scores(made: Features, saved: SavedFeatures) -> dict[str, NDArray[np.float64]]:
-    of = made.train, saved.train.labels, len(saved.class_names)
+    of = made.train, saved.train.labels, len(saved.test.class_names)
     return {
         "matched": matched_monosemanticity(*of).corrected,
         "native": native_monosemanticity(*of).corrected,
@@ -168,16 +161,14 @@ def _chosen(scores: dict[str, NDArray[np.float64]], choose: str, limit: int) -> 
 
 def _classifier(noisy: _NoisyLabels, made: Features, saved: SavedFeatures) -> Classifier:
     """A ridge probe tuned on the labels it is given, its weights relative to the largest of them."""
-    n_classes = len(saved.class_names)
+    n_classes = len(saved.test.class_names)
     fits = RidgePath.fit(made.train).solve(noisy.labels[None], n_classes, saved.recipe.tuned, saved.seed)
     probes = fits.probes(fits.tuned())
-    truth = saved.test.labels
-    right = (probes.predict(made.test)[0].cpu() == truth).double()
-    sizes = torch.bincount(truth, minlength=n_classes)
-    accuracies = torch.bincount(truth, right, minlength=n_classes) / sizes  # 0 / 0 is nan, as it should be
+    predicted = probes.predict(made.test)[0].cpu().numpy()
+    accuracies = class_accuracies(saved.test.labels.numpy(), predicted, n_classes)
     weights = probes.weight[0].double().cpu().numpy()
     title = f"Tuned ridge probe, {noisy.title}; weights relative to its largest"
-    return Classifier(title, weights / (np.abs(weights).max() or 1.0), accuracies.numpy())
+    return Classifier(title, weights / (np.abs(weights).max() or 1.0), accuracies)
 
 
 def _pictures(saved: SavedFeatures) -> tuple[Pictures, list[str]]:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -78,7 +78,23 @@ def noise_cells(levels: Iterable[float], draws: int) -> tuple[Cell, ...]:
     return tuple((level, draw) for level in levels for draw in range(draws))
 
 
-def label_noise_source(train: ImageDataset, grid: LabelNoiseGrid | None) -> NoiseSource:
+class Labelled(Protocol):
+    """Samples as label noise sees them: images, or what a run saved of them."""
+
+    @property
+    def labels(self) -> Tensor:
+        """True ones, int64 [N]."""
+
+    @property
+    def ids(self) -> Tensor:
+        """Of the samples, int64 [N]."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the K classes."""
+
+
+def label_noise_source(train: Labelled, grid: LabelNoiseGrid | None) -> NoiseSource:
     """The noise of a grid for the training labels; symmetric where there is none, to be asked for rate 0.
 
     Raises:

@@ -1,6 +1,7 @@
 """The features of a finished run, found by what its manifest says of them: the images may be gone."""
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ class SavedSplit:
 
     labels: Tensor
     ids: Tensor
+    class_names: tuple[str, ...]
     fingerprint: str
 
 
@@ -31,7 +33,6 @@ class SavedFeatures:
 
     recipe: Recipe
     seed: int
-    class_names: tuple[str, ...]
     train: SavedSplit
     test: SavedSplit
     bank: FeatureBank
@@ -68,10 +69,12 @@ def saved_features(run: Path, store: Path, pair: int = 0) -> SavedFeatures:
             )
         return found
 
+    @cache  # opening reads everything, to compare checksums
+    def opened(of: str, split: str) -> FeatureSet:
+        return FeatureSet.open(folder(of) / split)
+
     def outputs(name: str) -> Outputs:
-        train, test = (
-            torch.from_numpy(FeatureSet.open(folder(name) / split).dense()) for split in ("train", "test")
-        )
+        train, test = (torch.from_numpy(opened(name, split).dense()) for split in ("train", "test"))
         return Outputs(train, test, [])
 
     def ncl() -> Encoder:
@@ -86,14 +89,13 @@ def saved_features(run: Path, store: Path, pair: int = 0) -> SavedFeatures:
     }  # a target may be called test; it is later
 
     def split(name: str) -> SavedSplit:
-        found = FeatureSet.open(folder(OBJECTIVES[0]) / name)
+        found = opened(OBJECTIVES[0], name)
         labels, ids = torch.from_numpy(found.labels), torch.from_numpy(found.ids)
-        return SavedSplit(labels, ids, images[name]["fingerprint"])
+        return SavedSplit(labels, ids, tuple(images[name]["class_names"]), images[name]["fingerprint"])
 
     return SavedFeatures(
         recipe,
         seed,
-        class_names=tuple(images["train"]["class_names"]),
         train=split("train"),
         test=split("test"),
         bank=FeatureBank(outputs, ncl, sae, seed),

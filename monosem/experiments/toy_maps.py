@@ -63,12 +63,9 @@ def measure_share(recipe: ToyRecipe, weights: dict[str, Tensor], place: int) -> 
     parts = []
     for number in range(recipe.n_models):
         seed = recipe.seed + number
-        train, train_labels = toy_samples(recipe.n_train, recipe.model.n_concepts, share, seed)
-        test, test_labels = toy_samples(recipe.n_test, recipe.model.n_concepts, share, seed + 1_000_003)
-        source = noise_source("symmetric", train_labels, [str(i) for i in range(recipe.model.n_concepts)])
-        noisy = label_cells(LABEL_NOISE, source, recipe.label_noise, 1, seed)
+        train, noisy, test, test_labels = drawn(recipe, share, seed)
         for kind in (SUPERPOSED, *APART):
-            weight = _weight(recipe, weights, kind, place, number)
+            weight = weight_of(recipe, weights, kind, place, number)
             cells = [
                 *_probed(recipe, weight, train, noisy, test, test_labels, seed),
                 *_geometry(weight),
@@ -78,7 +75,17 @@ def measure_share(recipe: ToyRecipe, weights: dict[str, Tensor], place: int) -> 
     return pd.concat(parts, ignore_index=True)
 
 
-def _weight(recipe: ToyRecipe, weights: dict[str, Tensor], kind: str, place: int, number: int) -> Tensor:
+def drawn(recipe: ToyRecipe, share: float, seed: int) -> tuple[Tensor, LabelCells, Tensor, Tensor]:
+    """Training samples [N, n], their labels under every rate of noise, test samples [M, n] and labels [M]."""
+    n = recipe.model.n_concepts
+    train, train_labels = toy_samples(recipe.n_train, n, share, seed)
+    test, test_labels = toy_samples(recipe.n_test, n, share, seed + 1_000_003)
+    source = noise_source("symmetric", train_labels, [str(i) for i in range(n)])
+    return train, label_cells(LABEL_NOISE, source, recipe.label_noise, 1, seed), test, test_labels
+
+
+def weight_of(recipe: ToyRecipe, weights: dict[str, Tensor], kind: str, place: int, number: int) -> Tensor:
+    """Of a kind, the model [m, n] of this number at the sparsity in this place."""
     if kind == "exact":
         return top_map(recipe.model.n_concepts, recipe.model.n_dims).weight[0]
     return weights[kind][number] if kind == "dense-trained" else weights[kind][place, number]

@@ -86,9 +86,7 @@ def salient_classes(
     told = check_labels(predicted, n_rows, n_classes)
     dimensions = weights.argmax(1).cpu()
     shown = top_samples(features, dimensions, n_samples)
-    right = np.bincount(truth[told == truth], minlength=n_classes)
-    sizes = np.bincount(truth, minlength=n_classes)
-    accuracies = np.divide(right, sizes, out=np.full(n_classes, np.nan), where=sizes > 0)
+    accuracies = class_accuracies(truth, told, n_classes)
     order = np.argsort(-np.nan_to_num(accuracies, nan=-1.0), kind="stable")
     return [
         SalientClass(
@@ -96,6 +94,16 @@ def salient_classes(
         )
         for k in order
     ]
+
+
+def class_accuracies(
+    truth: NDArray[np.int64], predicted: NDArray[np.int64], n_classes: int
+) -> NDArray[np.float64]:
+    """Share of each class's samples that are predicted to be of it, `[K]`; nan where it has no samples."""
+    right = np.bincount(truth[predicted == truth], minlength=n_classes)
+    sizes = np.bincount(truth, minlength=n_classes)
+    found: NDArray[np.float64] = np.divide(right, sizes, out=np.full(n_classes, np.nan), where=sizes > 0)
+    return found
 
 
 def top_samples(features: Features, dimensions: Tensor, n: int) -> NDArray[np.int64]:

@@ -8,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from monosem.core.stats import PairedResult, paired_t
+from monosem.core.stats import PairedResult
 from monosem.experiments.results import BASELINE, METHODS
 from monosem.report.cells import Cell, Row, Table, Write, estimate, words
 from monosem.report.condition_words import at_level, condition_name, level_text
@@ -21,6 +21,7 @@ from monosem.report.figure_style import (
     rows_axis,
     zero_line,
 )
+from monosem.report.paired import size
 from monosem.report.section import Plot, Section
 from monosem.report.wording import (
     MINUS,
@@ -146,7 +147,7 @@ def _beyond_rotation(at: pd.DataFrame, features: str) -> PairedResult | None:
 
 def _over_pairs(values: "pd.Series[float]") -> PairedResult | None:
     """Mean and interval over encoder pairs; None without any."""
-    return None if values.empty else paired_t(values.to_numpy())
+    return None if values.empty else size(values)
 
 
 def _in_words(asked: pd.DataFrame, condition: str, level: float, protocol: str) -> str:

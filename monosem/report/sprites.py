@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from monosem.core.errors import InputError
-from monosem.data.thumbnails import Pictures
+from monosem.data.thumbnails import SIDE, Pictures
 
-SHEET_SIDE, LARGEST_SIDE, LARGEST_LOSSLESS = 1024, 64, 16
+SHEET_SIDE, LARGEST_LOSSLESS = 1024, 16
 _BATCH = 256
 _GREY = 128
 
@@ -42,7 +42,7 @@ def write_sprites(folder: Path, rows: NDArray[np.int64], pictures: Pictures) -> 
     folder.mkdir()
     stream = _checked(rows, pictures)
     first = list(islice(stream, _BATCH))
-    side = min(LARGEST_SIDE, max((max(p.shape[:2]) for p in first if p is not None), default=LARGEST_SIDE))
+    side = min(SIDE, max((max(p.shape[:2]) for p in first if p is not None), default=SIDE))
     layout = Sprites(side, max(1, SHEET_SIDE // side), [])
     for sheet, start in enumerate(range(0, len(rows), layout.per_sheet)):
         n = min(layout.per_sheet, len(rows) - start)

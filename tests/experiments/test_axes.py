@@ -1,21 +1,13 @@
-from types import SimpleNamespace
-
 import pandas as pd
 import pytest
 import torch
+from planted_pairs import planted_pair
 
 from monosem.core.errors import InputError
-from monosem.data.datasets import load_dataset
 from monosem.experiments.axes import works
 from monosem.experiments.comparisons import compare, primary
-from monosem.experiments.encoder_pair import EncoderPair
-from monosem.experiments.feature_sets import Features
-from monosem.experiments.recipe_data import RecipeData
 from monosem.experiments.recipes import load_recipe
-from monosem.experiments.run import RunWatch
-from monosem.experiments.stage_cache import StageCache
 from monosem.robust.axis_probes import fit_axis_probe
-from monosem.robust.controls import rotation
 
 K, D = 10, 40
 TINY = (
@@ -40,14 +32,7 @@ def planted(labels):
 
 def pair_of(folder, *overrides):
     """A pair whose feature sets are all the planted one, and its rotation."""
-    recipe = load_recipe("axes-digits", [*TINY, *overrides])
-    train, test = load_dataset(recipe.data)
-    pair = EncoderPair(recipe, RecipeData(train, train, test, {}), StageCache(folder), RunWatch(), 0)
-    turn = rotation(D, seed=7)
-    native = [planted(data.labels) for data in (train, test)]
-    turned = [turn(features) for features in native]
-    pair.bank = SimpleNamespace(make=lambda name: Features(*(turned if "rotated" in name else native), []))
-    return pair
+    return planted_pair(folder, "axes-digits", [*TINY, *overrides], planted)
 
 
 @pytest.fixture(scope="module")

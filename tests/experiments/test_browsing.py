@@ -63,7 +63,7 @@ def test_saved_features_are_those_of_the_pair(finished: tuple[Path, Path]) -> No
             assert torch.equal(found, expected), (name, split)
     assert saved.recipe.hash == recipe.hash
     assert torch.equal(saved.test.labels, pair.data.test.labels)
-    assert saved.class_names == pair.data.test.class_names
+    assert saved.test.class_names == pair.data.test.class_names
 
 
 def test_cards_have_the_runs_scores_pictures_and_the_tuned_probes_accuracy(

@@ -1,27 +1,20 @@
 """What probes lean on, in a pair with planted features: against the same readings taken by hand."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from planted_pairs import planted_pair
 from scipy.stats import mannwhitneyu, spearmanr
 
 from monosem.core.artifacts import load_tensors
 from monosem.core.errors import InputError
-from monosem.data.datasets import load_dataset
-from monosem.experiments.encoder_pair import EncoderPair
-from monosem.experiments.feature_sets import Features
-from monosem.experiments.recipe_data import RecipeData
 from monosem.experiments.recipes import load_recipe
 from monosem.experiments.results import SALIENT_COLUMNS, read_table
-from monosem.experiments.run import RunWatch
 from monosem.experiments.salient_features import SALIENT_TABLE, works, write_salient
-from monosem.experiments.stage_cache import StageCache
 from monosem.measures.consistency import matched_monosemanticity
-from monosem.robust.controls import rotation
 from monosem.robust.probe import train_probes
 
 K, D = 10, 24
@@ -46,14 +39,7 @@ def planted(labels: torch.Tensor) -> torch.Tensor:
 
 
 def pair_of(folder, *overrides):
-    recipe = load_recipe("fig4-digits", [*TINY, *overrides])
-    train, test = load_dataset(recipe.data)
-    pair = EncoderPair(recipe, RecipeData(train, train, test, {}), StageCache(folder), RunWatch(), 0)
-    turn = rotation(D, seed=7)
-    native = [planted(data.labels) for data in (train, test)]
-    turned = [turn(features) for features in native]
-    pair.bank = SimpleNamespace(make=lambda name: Features(*(turned if "rotated" in name else native), []))
-    return pair
+    return planted_pair(folder, "fig4-digits", [*TINY, *overrides], planted)
 
 
 @pytest.fixture(scope="module")
