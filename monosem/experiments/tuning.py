@@ -20,7 +20,7 @@ from monosem.core.errors import InputError
 from monosem.core.progress import Watch
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.experiments.tuning_comparisons import ALIGNED, BASE, MATCHED, Model
-from monosem.experiments.tuning_measures import look_inside, looked_at, measure, zeros_at_start
+from monosem.experiments.tuning_measures import LookedAt, look_inside, looked_at, measure, zeros_at_start
 from monosem.experiments.tuning_models import Models
 from monosem.experiments.tuning_recipe import Match, TuningRecipe
 from monosem.experiments.tuning_texts import load_texts
@@ -28,7 +28,7 @@ from monosem.experiments.works import Cost, Work
 from monosem.llm.alignment import judged
 from monosem.llm.base import base_fingerprint
 from monosem.llm.chat import Pair, fingerprint_pairs, shown_template
-from monosem.llm.strength import MOST_SCALE, base_predictions, divergence, scale_for, update_norm
+from monosem.llm.strength import MOST_SCALE, divergence, scale_for, update_norm
 from monosem.llm.tune import DONE, fresh_adapter, tune_adapter
 from monosem.llm.tune_settings import AdapterSettings, TuneSettings
 
@@ -68,6 +68,7 @@ class Tuning:
         self.works = [*self._plan(), *self._judging()]
         self.gate = None if self.aligned is None else self.subjects[1][1]
         """After this measurement, `check_aligned`."""
+        self._kept: LookedAt | None = None
 
     def _plan(self) -> Iterator[Work]:
         yield self._measurement(Subject(BASE), None)
@@ -229,12 +230,12 @@ class Tuning:
         shutil.copyfile(scratch / DONE, output / DONE)
 
     def _match(self, kind: Match, task: str, tuned: dict[str, Stage], output: Path, scratch: Path) -> None:
-        model, tokenizer = self.models.start(self.aligned)
-        batches = looked_at(model, tokenizer, self.texts, task, self.recipe.batch_size)["task"]
+        at = self._looked_at(task)
+        batches = at.sets["task"]
         size: Callable[[Any, Any], float] = update_norm
+        if kind == "divergence":
+            size = partial(divergence, base=at.base["task"])
         with self.models.adapted(self.aligned, tuned["monolora"]) as model:
-            if kind == "divergence":
-                size = partial(divergence, base=list(base_predictions(model, batches)))
             target = size(model, batches)
         with self.models.adapted(self.aligned, tuned["lora"]) as model:
             try:
@@ -246,21 +247,22 @@ class Tuning:
 
     def _measure(self, subject: Subject, aligned: Stage | None, output: Path, scratch: Path) -> None:
         scale = subject.scale
-        if isinstance(scale, Stage):
+        if matched := isinstance(scale, Stage):
             scale = float(read_json(self.cache.folder(scale) / "scale.json")["scale"])
         recipe, texts = self.recipe, self.texts
         tasks = list(texts.tasks) if subject.task is None else [subject.task]
+        on_the_way = subject.at(scale).is_on_the_way
+        at = None if subject.task is None or on_the_way else self._looked_at(subject.task)
         start, tokenizer = self.models.start(aligned)
         readings = {"scale": scale}
-        looked_into = not subject.at(scale).is_on_the_way
         with self.models.adapted(aligned, subject.tuned, scale) as model:
-            measured = measure(model, tokenizer, texts, tasks, recipe, self._watch)
-            if subject.task is not None and looked_into:
-                readings |= look_inside(model, tokenizer, texts, subject.task, recipe.batch_size)
-        if subject.task is not None and subject.adapter is not None and looked_into:
+            measured = measure(model, tokenizer, texts, tasks, recipe, self._watch, on_the_way=on_the_way)
+            if at is not None:
+                readings |= look_inside(model, at)
+        if at is not None and subject.adapter is not None and not matched:  # LoRA was looked at before
             fresh = fresh_adapter(start, recipe.adapters[subject.adapter], recipe.seed).eval()
             try:
-                readings |= zeros_at_start(fresh, tokenizer, texts, subject.task, recipe.batch_size)
+                readings |= zeros_at_start(fresh, at)
             finally:
                 fresh.unload()
         save_file(measured.values, output / "values.safetensors")
@@ -269,7 +271,16 @@ class Tuning:
         shown = [f"=== {name} ===\n{shown_template(tokenizer, texts.tasks[name].train[0])}" for name in tasks]
         write_text_atomic(output / "templates.txt", "\n".join(shown))
 
+    def _looked_at(self, task: str) -> LookedAt:
+        """What this task's adapters are looked at on; kept until another task's is asked for."""
+        if self._kept is None or self._kept.task != task:
+            self._kept = None
+            start, tokenizer = self.models.start(self.aligned)
+            self._kept = looked_at(start, tokenizer, self.texts, task, self.recipe.batch_size)
+        return self._kept
+
     def _judge(self, judge: str, measured: Stage, output: Path, scratch: Path) -> None:
+        self._kept = None  # the judge needs the room
         reader = self.models.judge(judge)
         answers = self.answers(measured)["harmful"]
         size = self.recipe.batch_size

@@ -15,7 +15,7 @@ from monosem.llm.activations import record_activations
 from monosem.llm.alignment import measure_alignment
 from monosem.llm.generate import prompt_batches, text_losses
 from monosem.llm.harness import harness_scores
-from monosem.llm.strength import divergence, read_texts_only, record_update
+from monosem.llm.strength import divergence, predictions, read_texts_only, record_update
 from monosem.llm.tasks import LabelTask
 from monosem.measures.consistency import matched_monosemanticity
 
@@ -36,10 +36,18 @@ class Measured:
 
 
 def measure(
-    model: Any, tokenizer: Any, texts: Texts, tasks: Sequence[str], recipe: TuningRecipe, watch: Watch
+    model: Any,
+    tokenizer: Any,
+    texts: Texts,
+    tasks: Sequence[str],
+    recipe: TuningRecipe,
+    watch: Watch,
+    *,
+    on_the_way: bool = False,
 ) -> Measured:
     """Ask the model all that the recipe asks: the tasks named, prompts, general text, the harness.
 
+    on_the_way: only what the frontier of alignment against task needs, the tasks and the prompts.
     Raises MonosemError when memory does not suffice.
     """
     size = recipe.batch_size
@@ -47,7 +55,8 @@ def measure(
     said: dict[str, list[str]] = {}
     readings: dict[str, float] = {}
     parts = [len(texts.tasks[name].test) for name in tasks]
-    parts += [len(texts.harmful) + len(texts.harmless), len(texts.general)]
+    general = [] if on_the_way else texts.general
+    parts += [len(texts.harmful) + len(texts.harmless), len(general)]
     before = [0, *accumulate(parts)]
     watches = [Portion(watch, *at, before[-1]) for at in zip(before, parts, strict=False)]
     for name, its_watch in zip(tasks, watches, strict=False):
@@ -67,51 +76,79 @@ def measure(
         values |= {f"harmful/{metric}": value for metric, value in alignment.harmful.items()}
         values |= {f"harmless/{metric}": value for metric, value in alignment.harmless.items()}
         said |= {"harmful": alignment.harmful_answers, "harmless": alignment.harmless_answers}
-    if texts.general:
-        losses, tokens = text_losses(model, tokenizer, texts.general, batch_size=size, watch=watches[-1])
+    if general:
+        losses, tokens = text_losses(model, tokenizer, general, batch_size=size, watch=watches[-1])
         values |= {"text/loss": losses, "text/tokens": tokens.float()}
-    if recipe.harness:
+    if recipe.harness and not on_the_way:
         found = harness_scores(model, tokenizer, recipe.harness, batch_size=size, limit=recipe.harness_limit)
         readings |= {f"{name.replace('/', ' ')}/harness": value for name, value in found.items()}
     return Measured(values, said, readings)
 
 
-def look_inside(model: Any, tokenizer: Any, texts: Texts, task: str, batch_size: int) -> dict[str, float]:
-    """An adapter's zeros, size and distance on both sets, and monosemanticity of its dimensions."""
-    found = {}
-    for name, batches in looked_at(model, tokenizer, texts, task, batch_size).items():
-        with record_activations(model) as record, record_update(model) as update:
-            found[f"divergence/{name}"] = divergence(model, batches)
-        found |= {f"zeros/{name}": record.zeros(), f"norm/{name}": update.norm()}
+@dataclass(frozen=True)
+class LookedAt:
+    """What every adapter of a task is looked at on: task data and alignment data, as in Table 2.
+
+    task, sets: the task; batches of both, by "task" and "alignment". base: what the model predicts there
+    without an adapter. rest: the other test prompts of a task with labels; labels: of its prompts in "task"
+    and here, in their order, each below n_labels.
+    """
+
+    task: str
+    sets: dict[str, list[dict[str, Tensor]]]
+    base: dict[str, list[Tensor]]
+    rest: list[dict[str, Tensor]]
+    labels: Tensor | None
+    n_labels: int = 0
+
+
+def looked_at(start: Any, tokenizer: Any, texts: Texts, task: str, batch_size: int) -> LookedAt:
+    """Read a task's texts with the model that has no adapter yet; every adapter is held against that."""
+
+    def batches(instructions: Sequence[str]) -> tuple[list[int], list[dict[str, Tensor]]]:
+        return prompt_batches(tokenizer, instructions, batch_size, device=start.device)
+
+    test = texts.tasks[task].test
+    order, of_task = batches([pair.instruction for pair in test[:_LOOKED_AT]])
+    sets = {"task": of_task}
+    if texts.harmful:
+        _, sets["alignment"] = batches(texts.harmful[:_LOOKED_AT])
+    base = {name: list(predictions(start, of_set)) for name, of_set in sets.items()}
     labelled = texts.tasks[task]
-    if isinstance(labelled, LabelTask):
-        # All test prompts: a share of classes among few samples is mostly chance.
-        instructions = [pair.instruction for pair in labelled.test]
-        labels = torch.tensor([labelled.labels.index(pair.response) for pair in labelled.test])
-        with record_activations(model, samples=True) as record:
-            read_texts_only(model, prompt_batches(tokenizer, instructions, batch_size, device=model.device))
-        score = matched_monosemanticity(record.samples(), labels, len(labelled.labels))
+    if not isinstance(labelled, LabelTask):
+        return LookedAt(task, sets, base, [], None)
+    # All test prompts: a share of classes among few samples is mostly chance.
+    others, rest = batches([pair.instruction for pair in test[_LOOKED_AT:]])
+    order += [_LOOKED_AT + row for row in others]
+    labels = torch.tensor([labelled.labels.index(test[row].response) for row in order])
+    return LookedAt(task, sets, base, rest, labels, len(labelled.labels))
+
+
+def look_inside(model: Any, at: LookedAt) -> dict[str, float]:
+    """An adapter's zeros, size and distance on both sets, and monosemanticity of its dimensions."""
+    found: dict[str, float] = {}
+    samples = []
+    for name, batches in at.sets.items():
+        with record_activations(model, samples=name == "task") as record, record_update(model) as update:
+            found[f"divergence/{name}"] = divergence(model, batches, at.base[name])
+        found |= {f"zeros/{name}": record.zeros(), f"norm/{name}": update.norm()}
+        if name == "task":
+            samples.append(record.samples())
+    if at.labels is not None:
+        if at.rest:
+            with record_activations(model, samples=True) as record:
+                read_texts_only(model, at.rest)
+            samples.append(record.samples())
+        score = matched_monosemanticity(torch.cat(samples), at.labels, at.n_labels)
         found["monosemanticity/task"] = score.mean(score.corrected, weighted=True)
     return found
 
 
-def zeros_at_start(fresh: Any, tokenizer: Any, texts: Texts, task: str, batch_size: int) -> dict[str, float]:
+def zeros_at_start(fresh: Any, at: LookedAt) -> dict[str, float]:
     """Zeros of an adapter before its training, on both sets."""
     found = {}
-    for name, batches in looked_at(fresh, tokenizer, texts, task, batch_size).items():
+    for name, batches in at.sets.items():
         with record_activations(fresh) as record:
             read_texts_only(fresh, batches)
         found[f"zeros_at_start/{name}"] = record.zeros()
     return found
-
-
-def looked_at(
-    model: Any, tokenizer: Any, texts: Texts, task: str, batch_size: int
-) -> dict[str, list[dict[str, Tensor]]]:
-    """Batches of what activations and updates are read on: task data and alignment data, as in Table 2."""
-    sets = {"task": [pair.instruction for pair in texts.tasks[task].test], "alignment": texts.harmful}
-    return {
-        name: prompt_batches(tokenizer, instructions[:_LOOKED_AT], batch_size, device=model.device)
-        for name, instructions in sets.items()
-        if instructions
-    }

@@ -1,7 +1,8 @@
 """What a model answers, and how likely it finds what it might have answered.
 
 In batches, whose padding changes nothing. Samples are taken by length, the longest first (a batch
-that is too large fails at once), and given back in their order. Prompts are `monosem.llm.chat`'s. What
+that is too large fails at once), and given back in their order; where they are only read, a batch holds such
+as are about as long as each other. Prompts are `monosem.llm.chat`'s. What
 all of them begin with (a system prompt, a task's question) is read once.
 """
 
@@ -29,6 +30,9 @@ from monosem.llm.chat import (
 _WORTH_SHARING = 8
 """Tokens that all texts begin with: fewer are read with each of them."""
 
+_ALIKE = 0.8
+"""The shortest text of a batch that is only read, beside its longest: a bound on what padding costs."""
+
 
 def answers(
     model: Any,
@@ -53,7 +57,7 @@ def answers(
     greedily = _greedy(model, max_new_tokens, stops)
     with _evaluating(model, "generating answers"), greedily as settings:
         beginning = _read_beginning(model, prompts, min(map(len, prompts), default=0) - 1)
-        for rows in _batches(prompts, batch_size, watch):
+        for rows in _batches([len(prompt) for prompt in prompts], batch_size, watch):
             # Answers begin at the same place in all rows: padding goes before the rest of the prompts.
             rest = [prompts[row][beginning.length :] for row in rows]
             inputs = beginning.before(*_padded(rest, model.device, left=True))
@@ -130,12 +134,15 @@ def prompt_batches(
     *,
     max_length: int = 1024,
     device: torch.device | str = "cpu",
-) -> list[dict[str, Tensor]]:
-    """Prompts as a model's inputs, in their order: input_ids and attention_mask, [B, T] each."""
+) -> tuple[list[int], list[dict[str, Tensor]]]:
+    """Prompts as a model's inputs, by length: their places in `instructions`, in the order they come in;
+    and batches of input_ids and attention_mask, [B, T] each.
+    """
     prompts, _ = encode_prompts(tokenizer, instructions, max_length)
-    starts = range(0, len(prompts), batch_size)
-    padded = [_padded(prompts[start : start + batch_size], device, left=False) for start in starts]
-    return [{"input_ids": ids, "attention_mask": mask} for ids, mask in padded]
+    batches = list(_batches([len(prompt) for prompt in prompts], batch_size, SILENT, alike=_ALIKE))
+    padded = [_padded([prompts[row] for row in rows], device, left=False) for rows in batches]
+    inputs = [{"input_ids": ids, "attention_mask": mask} for ids, mask in padded]
+    return [row for rows in batches for row in rows], inputs
 
 
 def _log_likelihoods(
@@ -150,7 +157,8 @@ def _log_likelihoods(
     asked = list(readings.values())
     likelihoods = torch.zeros(len(pairs))
     beginning = _read_beginning(model, texts, min((len(prompt) for prompt, _ in pairs), default=0) - 1)
-    for rows in _batches(texts, batch_size, watch):
+    unread = [len(text) - beginning.length for text in texts]
+    for rows in _batches(unread, batch_size, watch, alike=_ALIKE):
         # Padding goes after the text, where nothing that comes before can see it.
         rest = [texts[row][beginning.length :] for row in rows]
         inputs = beginning.before(*_padded(rest, model.device, left=False))
@@ -227,11 +235,16 @@ def _evaluating(model: Any, doing: str) -> Iterator[None]:
             part.training = training
 
 
-def _batches(texts: list[list[int]], batch_size: int, watch: Watch) -> Iterator[list[int]]:
-    order = sorted(range(len(texts)), key=lambda row: -len(texts[row]))
-    for start in range(0, len(order), batch_size):
-        yield order[start : start + batch_size]
-        watch.progress(min(start + batch_size, len(order)), len(order))
+def _batches(lengths: list[int], batch_size: int, watch: Watch, alike: float = 0.0) -> Iterator[list[int]]:
+    """Rows, the longest first, each batch none that is shorter than `alike` of its longest."""
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    stop = 0
+    while stop < len(order):
+        rows = order[stop : stop + batch_size]
+        batch = [row for row in rows if lengths[row] >= alike * lengths[rows[0]]]
+        yield batch
+        stop += len(batch)
+        watch.progress(stop, len(order))
 
 
 def _padded(texts: list[list[int]], device: Any, *, left: bool) -> tuple[Tensor, Tensor]:

@@ -104,32 +104,24 @@ def read_texts_only(model: Any, batches: Batches) -> None:
 
 
 @torch.no_grad()
-def divergence(model: Any, batches: Batches, base: Iterable[Tensor] | None = None) -> float:
+def divergence(model: Any, batches: Batches, base: Iterable[Tensor]) -> float:
     """KL(base || adapted) of the next token, in nats, averaged over the real tokens.
 
-    base: what `base_predictions` gave for the same batches, where it is asked for more than once.
+    model: with the adapter. base: `predictions` of the same batches by the model without it.
     """
     total, tokens = 0.0, 0
-    for batch, of_base in zip(batches, base or base_predictions(model, batches), strict=True):
-        adapted = _log_probabilities(model, batch)
+    for of_base, adapted in zip(base, predictions(model, batches), strict=True):
         total += float((of_base.exp() * (of_base - adapted)).sum())
         tokens += len(of_base)
     return total / tokens
 
 
 @torch.no_grad()
-def base_predictions(model: Any, batches: Batches) -> Iterator[Tensor]:
-    """Log-probabilities of the next token without the adapter, [real tokens, vocabulary], batch by batch."""
+def predictions(model: Any, batches: Batches) -> Iterator[Tensor]:
+    """Log-probabilities of the next token, [real tokens, vocabulary], batch by batch."""
     for batch in batches:
-        with model.disable_adapter():
-            found = _log_probabilities(model, batch)
-        yield found  # with the adapter at work again: the caller goes on from here
-
-
-def _log_probabilities(model: Any, batch: Mapping[str, Tensor]) -> Tensor:
-    real = batch["attention_mask"].bool()
-    found: Tensor = model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
-    return found
+        real = batch["attention_mask"].bool()
+        yield model(**batch, use_cache=False).logits[real].float().log_softmax(-1)
 
 
 def scale_for(

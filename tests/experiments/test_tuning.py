@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 pytest.importorskip("trl", reason="needs monosem[llm]")
 
 from monosem.core.errors import InputError, Paused
+from monosem.experiments import tuning_measures
 from monosem.experiments.run import RunWatch
 from monosem.experiments.stage_cache import StageCache
 from monosem.experiments.tuning import Tuning
@@ -137,6 +138,29 @@ def test_a_whole_run(recipe: Callable[..., TuningRecipe], tmp_path: Path) -> Non
         "base", "lora, sst2", "monolora, sst2", "lora-at-norm, sst2",
     }  # fmt: skip
     assert "positive" in (tmp_path / "run" / "templates.txt").read_text()
+
+
+def test_dimensions_are_read_on_all_test_prompts_with_their_labels(
+    recipe: Callable[..., TuningRecipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many of them zeros and sizes are read on, and in whatever order they are read."""
+    made = recipe(match=[], scales=[])
+    whole = run(made, tmp_path / "whole")
+    monkeypatch.setattr(tuning_measures, "_LOOKED_AT", 4)
+    split = run(made, tmp_path / "split")
+    for features in ("lora", "monolora"):
+        expected = value(whole, features, "task", "monosemanticity")
+        assert value(split, features, "task", "monosemanticity") == pytest.approx(expected, abs=1e-5)
+        assert value(split, features, "task", "norm") != value(whole, features, "task", "norm")
+
+
+def test_between_the_start_and_an_adapter_only_the_frontier_is_measured(
+    recipe: Callable[..., TuningRecipe], tmp_path: Path
+) -> None:
+    results = run(recipe(match=[]), tmp_path)
+    half = results[np.isclose(results["level"], 0.5)]
+    assert set(half["condition"]) == {"sst2", "harmful", "harmless"}
+    assert "text" in set(results.loc[results["level"] == 1, "condition"])
 
 
 def test_differences_are_those_of_the_prompts(recipe: Callable[..., TuningRecipe], tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from monosem.core.errors import MonosemError
 from monosem.core.progress import SilentWatch
 from monosem.llm import MonoLoraConfig, generate, record_activations
 from monosem.llm.chat import Pair, encode_pairs, encode_prompts
-from monosem.llm.generate import answers, choice_scores, response_losses
+from monosem.llm.generate import answers, choice_scores, prompt_batches, response_losses
 
 Make = Callable[..., Any]
 
@@ -183,7 +183,27 @@ def test_long_samples_are_truncated_and_told(base: Any, tokenizer: Any) -> None:
     ]
     response_losses(base, tokenizer, PAIRS, watch=watch, batch_size=16)
     assert len(watch.notices) == 1
-    assert watch.seen == [(2, 2), (16, len(PAIRS)), (len(PAIRS), len(PAIRS))]
+    done = [seen for seen, total in watch.seen[1:] if total == len(PAIRS)]
+    assert watch.seen[0] == (2, 2)
+    assert done == sorted(set(done))
+    assert done[-1] == len(PAIRS)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_batches_of_prompts_hold_them_all_and_little_padding(tokenizer: Any, size: int) -> None:
+    order, batches = prompt_batches(tokenizer, QUESTIONS, size)
+    encoded, _ = encode_prompts(tokenizer, QUESTIONS, 1024)
+    read = [
+        ids[mask.bool()].tolist()
+        for batch in batches
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    assert read == [encoded[row] for row in order]
+    assert sorted(order) == list(range(len(QUESTIONS)))
+    for batch in batches:
+        lengths = batch["attention_mask"].sum(1)
+        assert len(lengths) <= size
+        assert lengths.min() >= 0.8 * lengths.max()
 
 
 def test_a_model_in_training_stays_as_it_was(tiny_llama: Make, tokenizer: Any) -> None:
