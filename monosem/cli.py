@@ -162,6 +162,50 @@ def browse(
 
 
 @app.command()
+def sae(
+    features: Annotated[Path, typer.Argument(metavar="FEATURES", help="Folder of a feature set.")],
+    more: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=V,V...]...", help="More for --sweep.")
+    ] = None,
+    sweep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=V,V...", help="What varies, e.g. k=16,32 latents=1024,4096."),
+    ] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all, e.g. epochs=10.")
+    ] = None,
+    held_out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Features of other samples, to measure on.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of first weights and order.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/sae"),
+    stop_after: StopAfter = None,
+) -> None:
+    """Train sparse autoencoders on features; of several shapes, side by side."""
+    from monosem.data.feature_set import FeatureSet
+    from monosem.experiments.run import RunWatch
+    from monosem.experiments.sae_sweep import expected_seconds, run_sweep, variants_of
+    from monosem.report import screen, write_reports
+    from monosem.report.console import progress_display
+
+    variants = variants_of(overrides or (), [*(sweep or ()), *(more or ())])
+    opened = FeatureSet.open(features)
+    expected = expected_seconds(opened, variants.values())
+    with progress_display() as display:
+        run_sweep(
+            opened,
+            variants,
+            out,
+            _command_line(),
+            held_out=None if held_out is None else FeatureSet.open(held_out),
+            seed=seed,
+            watch=RunWatch.of_one("sae", expected, display, stop_after),
+        )
+        write_reports(out)
+    print(screen(out))
+
+
+@app.command()
 def compare(
     run_a: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a finished run.")],
     run_b: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of another.")],

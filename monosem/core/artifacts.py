@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,10 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def verify_folder(path: Path) -> None:
+def verify_folder(path: Path, unread: Collection[str] = ()) -> None:
     """Compare every file of a sealed folder with its recorded checksum.
+
+    Of the files named in `unread` only that they belong to the folder is looked at.
 
     Raises:
         InputError: the folder is no artifact, or a file is missing, added, damaged or unreadable (named).
@@ -66,7 +68,7 @@ def verify_folder(path: Path) -> None:
     if not isinstance(recorded, dict):
         raise InputError(f"{path / _CHECKSUMS}: damaged; delete {path} and make it again")
     try:
-        actual = _digests(path)
+        actual = _digests(path, {name: recorded.get(name, "") for name in unread})
     except OSError as error:
         raise InputError(f"{error.filename}: not readable ({error.strerror}); delete {path}") from None
     for name in sorted(recorded.keys() | actual.keys()):
@@ -187,9 +189,11 @@ def _explained(path: Path) -> Iterator[None]:
         raise
 
 
-def _digests(folder: Path) -> dict[str, str]:
-    return {
-        file.relative_to(folder).as_posix(): fingerprint_file(file)
+def _digests(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Checksums of all files below a folder by their names there; those `known` are taken as given."""
+    names = {
+        file.relative_to(folder).as_posix(): file
         for file in sorted(folder.rglob("*"))
         if file.is_file() and file.name != _CHECKSUMS
     }
+    return {name: (known or {}).get(name) or fingerprint_file(file) for name, file in names.items()}

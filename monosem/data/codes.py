@@ -1,6 +1,6 @@
 """Sparse features held sparse: rows come out dense, some at a time, so the dense whole never exists."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Self
 
@@ -44,18 +44,26 @@ class Codes:
 
         k is the number of non-zeros of the fullest row. Blocks are read one at a time.
         """
-        parts = []
-        for block in blocks:
-            k = max(1, int(block.count_nonzero(dim=1).max()))
-            columns = block.abs().topk(k, dim=1).indices
-            parts.append((columns.int(), block.gather(1, columns)))
-        k = max(values.shape[1] for _, values in parts)
-        # A narrower block is filled up with zeros for column 0, which they leave as it is.
-        indices, values = (
-            torch.cat([F.pad(part, (0, k - part.shape[1])) for part in column])
-            for column in zip(*parts, strict=True)
-        )
-        return cls(indices, values, block.shape[1])
+        width = 0
+
+        def parts() -> Iterator[tuple[Tensor, Tensor]]:
+            nonlocal width
+            for block in blocks:
+                width = block.shape[1]
+                k = max(1, int(block.count_nonzero(dim=1).max()))
+                columns = block.abs().topk(k, dim=1).indices
+                yield columns, block.gather(1, columns)
+
+        indices, values = _joined(parts())
+        return cls(indices, values, width)
+
+    @classmethod
+    def joined(cls, parts: Iterable[tuple[Tensor, Tensor]], dim: int) -> Self:
+        """Rows given as indices and values [n, k] one after the other; k need not be the same.
+
+        k is the number of non-zeros of the fullest row; each part's come first in its rows.
+        """
+        return cls(*_joined(parts), dim)
 
     def __len__(self) -> int:
         return len(self.values)
@@ -89,3 +97,17 @@ class Codes:
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
         return type(self)(self.indices.to(device), self.values.to(device), self.dim)
+
+
+def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    found = []
+    for indices, values in parts:
+        k = max(1, int(values.count_nonzero(dim=1).max()))
+        found.append((indices[:, :k].int(), values[:, :k]))
+    k = max(values.shape[1] for _, values in found)
+    # A narrower part is filled up with zeros for column 0, which they leave as it is.
+    indices, values = (
+        torch.cat([F.pad(part, (0, k - part.shape[1])) for part in column])
+        for column in zip(*found, strict=True)
+    )
+    return indices, values

@@ -32,7 +32,7 @@ class Block:
     def __len__(self) -> int:
         return len(self.values)
 
-    def __getitem__(self, rows: slice) -> Self:
+    def __getitem__(self, rows: slice | np.ndarray) -> Self:
         return type(self)(self.values[rows], None if self.indices is None else self.indices[rows])
 
     @property
@@ -50,6 +50,11 @@ class Block:
         """The rows of all blocks, which are of one kind, in order."""
         parts = {part: np.concatenate([block.arrays[part] for block in blocks]) for part in blocks[0].arrays}
         return cls(**parts)
+
+    def read_into(self, first: int, out: "Block") -> None:
+        """Fill another block with the rows from number `first` on."""
+        for part, array in out.arrays.items():
+            array[:] = self.arrays[part][first : first + len(out)]
 
     def dense(self, dim: int) -> np.ndarray:
         """The rows as float32 [n, D]; dense float32 rows come back uncopied."""

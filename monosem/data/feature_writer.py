@@ -25,9 +25,11 @@ class FeatureSetWriter:
         self._name = name
         self._dtype = dtype
         self._waiting: list[Block] = []
+        self._waiting_bytes = 0
         self._labels: list[np.ndarray] = []
         self._ids: list[np.ndarray] = []
         self._shard_rows: list[int] = []
+        self._n_rows = 0
         self._parts: dict[str, int] = {}
         self._digest = FeatureDigest(dim)
 
@@ -56,10 +58,6 @@ class FeatureSetWriter:
         """
         self._add(code_block(indices, values, self._dim, self._dtype, self._n_rows), labels, ids)
 
-    @property
-    def _n_rows(self) -> int:
-        return sum(len(labels) for labels in self._labels)
-
     def _add(self, block: Block, labels: Array, ids: Array) -> None:
         parts = {part: array.shape[1] for part, array in block.arrays.items()}
         if self._parts and parts != self._parts:
@@ -69,7 +67,9 @@ class FeatureSetWriter:
         self._labels.append(checked_labels)
         self._ids.append(checked_ids)
         self._waiting.append(block)
-        if sum(waiting.nbytes for waiting in self._waiting) >= SHARD_BYTES:
+        self._waiting_bytes += block.nbytes
+        self._n_rows += len(block)
+        if self._waiting_bytes >= SHARD_BYTES:
             self._write_shard()
 
     def _write_shard(self) -> None:
@@ -79,7 +79,7 @@ class FeatureSetWriter:
             np.save(self._folder / f"{part}-{number:05d}.npy", array)
         self._shard_rows.append(len(shard))
         self._digest.update(shard)
-        self._waiting = []
+        self._waiting, self._waiting_bytes = [], 0
 
     def _finish(self) -> None:
         if self._waiting:

@@ -35,7 +35,7 @@ from monosem.experiments.stage_cache import Stage
 from monosem.experiments.works import Cost, Work
 from monosem.measures.blocks import row_blocks
 from monosem.robust.controls import rotation
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,7 @@ def _sae_doses(pair: EncoderPair, grid: DoseGrid, costs: dict[str, Cost]) -> Ite
 
 
 def _codes(pair: EncoderPair, stage: Stage) -> Features:
-    sae = SparseAutoencoder.load(pair.cache.folder(stage) / "sae").to(pair.world.device)
+    sae = SAE.load(pair.cache.folder(stage) / "sae").to(pair.world.device)
     encode = sae.encode_sparse if 2 * sae.k < sae.n_latents else sae.encode
     return _applied(encode, pair.bank.outputs("simclr"))
 

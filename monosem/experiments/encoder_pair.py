@@ -41,8 +41,10 @@ from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS, read_results, rows, write_table
 from monosem.experiments.stage_cache import Stage, StageCache
 from monosem.experiments.works import Work
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
-from monosem.sparse.train import fit_sae, fvu
+from monosem.sparse.evaluate import fvu
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
+from monosem.sparse.train import fit_sae
 
 _MEMORY_REMEDY = "use a device with more memory, or fewer noise levels or draws"
 
@@ -119,8 +121,8 @@ class EncoderPair:
     def bank(self) -> FeatureBank:
         """Every feature set of this pair, made when asked for."""
 
-        def sae() -> SparseAutoencoder:
-            loaded = SparseAutoencoder.load(self.cache.folder(self.stages.sae) / "sae")
+        def sae() -> SAE:
+            loaded = SAE.load(self.cache.folder(self.stages.sae) / "sae")
             return loaded.to(self.world.device)
 
         return FeatureBank(self._outputs, lambda: self.encoder("ncl"), sae, self.seed)

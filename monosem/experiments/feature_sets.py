@@ -21,7 +21,7 @@ from monosem.measures.blocks import row_blocks
 from monosem.measures.geometry import effective_dimension, l0
 from monosem.robust import controls
 from monosem.robust.controls import Transform
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.sae import SAE
 
 _IMITATIONS = ("rotated", "spectrum-of", "pca-l0-of", "pca-dim-of", "random-topk-like")
 """Controls that exist once for each method, named `control-method`."""
@@ -83,7 +83,7 @@ class FeatureBank:
         self,
         outputs: Callable[[Literal["simclr", "ncl"]], Outputs],
         ncl: Callable[[], Encoder],
-        sae: Callable[[], SparseAutoencoder],
+        sae: Callable[[], SAE],
         seed: int,
     ) -> None:
         self.outputs = cache(outputs)

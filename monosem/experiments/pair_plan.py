@@ -22,7 +22,7 @@ from monosem.experiments.recipes import Recipe
 from monosem.experiments.results import BASELINE, METHODS
 from monosem.experiments.stage_cache import Stage
 from monosem.experiments.works import Cost
-from monosem.sparse.sae import SAESettings
+from monosem.sparse.sae_settings import SAESettings
 
 Objective = Literal["simclr", "ncl"]
 
@@ -171,7 +171,10 @@ def _file_facts(settings: EncoderSettings) -> dict[str, object]:
 
 def sae_stage(settings: SAESettings, simclr: Stage, seed: int) -> Stage:
     """A sparse autoencoder on what SimCLR puts out."""
-    return Stage("sae", {"seed": seed, **settings_facts(settings)}, [simclr])
+    facts = {"seed": seed, **settings_facts(settings)}
+    if settings.lr is None and settings.n_latents is not None:
+        facts["rate"] = "by width"  # it went by the input's before
+    return Stage("sae", facts, [simclr])
 
 
 def noisy_label_facts(recipe: Recipe, train: ImageDataset, seed: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from monosem.experiments.toy_recipe import ToyRecipe
 from monosem.experiments.tuning_recipe import TuningRecipe, tuning_recipe
 from monosem.robust.probe import ProbeSettings
 from monosem.robust.ridge import RidgeSettings
-from monosem.sparse.sae import SAESettings
+from monosem.sparse.sae_settings import SAESettings
 
 PaperTable = Literal["table1-cifar100", "table1-imagenet100"]
 """A table of the paper, by the shipped recipe that follows it."""
@@ -125,6 +125,12 @@ class Recipe(Settings):
         return self.input_noise is not None or self.shift is not None
 
 
+_FIRST_SAE_SETTINGS = (
+    "n_latents", "k", "input_norm", "b_pre_init", "aux_k", "aux_coef", "dead_after", "epochs", "batch_size",
+    "lr", "betas", "warmup",
+)  # fmt: skip
+
+
 def recipe_hash(tree: dict[str, Any]) -> str:
     """SHA-256 of a resolved recipe without what decides no number.
 
@@ -140,7 +146,14 @@ def recipe_hash(tree: dict[str, Any]) -> str:
     pretrain = {key: value for key, value in tree["pretrain"].items() if key != "watch_every"}
     # A part that is not asked for is as if there was none of its kind: new kinds change no hash.
     asked = {key: value for key, value in tree.items() if value is not None or key == "paper"}
-    return fingerprint_json({**asked, "data": data, "pretrain": pretrain})
+    # Nor do settings that came later, while they are at their defaults.
+    defaults = SAESettings().model_dump(mode="json")
+    sae = {
+        key: value
+        for key, value in tree["sae"].items()
+        if key in _FIRST_SAE_SETTINGS or value != defaults.get(key)
+    }
+    return fingerprint_json({**asked, "data": data, "pretrain": pretrain, "sae": sae})
 
 
 def load_recipe(name: str, overrides: Iterable[str] = ()) -> Recipe:

@@ -83,9 +83,15 @@ class RunWatch(TimedWatch):
         self._started = self._stage_started = time.monotonic()
 
     @classmethod
-    def of_one(cls, stage: str, expected: float, show: Callable[[Reading], None]) -> "RunWatch":
+    def of_one(
+        cls,
+        stage: str,
+        expected: float,
+        show: Callable[[Reading], None],
+        stop_after: float | None = None,
+    ) -> "RunWatch":
         """A watch over a single stage that is expected to take so many seconds."""
-        watch = cls(show=show)
+        watch = cls(stop_after, show)
         watch.plan(expected, expected)
         watch.begin(stage, 0, expected)
         return watch

@@ -14,7 +14,7 @@ from monosem.encoders.backbones import Encoder, load_encoder
 from monosem.experiments.feature_sets import FeatureBank, Outputs
 from monosem.experiments.pair_plan import OBJECTIVES
 from monosem.experiments.recipes import Recipe, recipe_of_run
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.sae import SAE
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,8 @@ def saved_features(run: Path, store: Path, pair: int = 0) -> SavedFeatures:
     def ncl() -> Encoder:
         return load_encoder(folder("encoder-ncl") / "encoder")
 
-    def sae() -> SparseAutoencoder:
-        return SparseAutoencoder.load(folder("sae") / "sae")
+    def sae() -> SAE:
+        return SAE.load(folder("sae") / "sae")
 
     seed = recipe.seed + pair
     images = {

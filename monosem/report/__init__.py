@@ -6,6 +6,8 @@ from pathlib import Path
 def write_reports(run: Path) -> None:
     """Write `summary.md`, `report.html` and `figures/` of a finished run, from its manifest, tables and log.
 
+    A run of `monosem sae` has no page.
+
     A run that stands beside the paper's Table 1 has `table1.csv` and `table1.tex` too. With the reports the
     run is complete, and its manifest says so.
 
@@ -26,6 +28,12 @@ def write_reports(run: Path) -> None:
         from monosem.report.toy_page import write_toy_page
 
         write_toy_page(run)
+    elif kind == "sae":
+        from monosem.report.figures import save_figures
+        from monosem.report.sae_figure import sae_frontier
+        from monosem.report.sae_tables import read_sweep
+
+        save_figures({"frontier": sae_frontier(read_sweep(run)[1])}, run / "figures")
     else:
         from monosem.report.page import write_page
         from monosem.report.table1 import write_table1
@@ -41,9 +49,9 @@ def summary(run: Path) -> str:
     Raises:
         InputError: no finished run there.
     """
-    from monosem.report import tables, toy_tables, tuning_tables
+    from monosem.report import sae_tables, tables, toy_tables, tuning_tables
 
-    writers = {"tuning": tuning_tables.summary, "toy": toy_tables.summary}
+    writers = {"tuning": tuning_tables.summary, "toy": toy_tables.summary, "sae": sae_tables.summary}
     return writers.get(kind_of(run), tables.summary)(run)
 
 
@@ -53,14 +61,14 @@ def screen(run: Path) -> str:
     Raises:
         InputError: no finished run there.
     """
-    from monosem.report import tables, toy_tables, tuning_tables
+    from monosem.report import sae_tables, tables, toy_tables, tuning_tables
 
-    writers = {"tuning": tuning_tables.screen, "toy": toy_tables.screen}
+    writers = {"tuning": tuning_tables.screen, "toy": toy_tables.screen, "sae": sae_tables.screen}
     return writers.get(kind_of(run), tables.verdict_screen)(run)
 
 
 def kind_of(run: Path) -> str:
-    """What a run is about: "tuning" language models, "toy" models, or "probes" on feature sets.
+    """What a run is about: "tuning" language models, "toy" models, "sae" side by side, or "probes".
 
     Raises:
         InputError: no finished run there.

@@ -1,6 +1,7 @@
 """Where the training of an SAE starts: the scale of its inputs, its centre, its dictionary."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,34 +11,65 @@ from monosem.core.errors import InputError
 from monosem.core.seeding import torch_stream
 from monosem.measures.blocks import BLOCK_ROWS, Features, features_shape, row_blocks
 from monosem.measures.geometry import mean_and_rms
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.activations import batch_cut
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 
 _WEISZFELD_STEPS = 50
 _WEISZFELD_TOLERANCE = 1e-6
 
 
-def initialise(sae: SparseAutoencoder, features: Features, seed: int) -> float:
-    """Set input scale, b_pre and weights; return the variance of a normalised entry (mean square, centred).
+@dataclass(frozen=True)
+class Start:
+    """What every SAE on the same features begins with.
 
-    The dictionary is random unit vectors and the encoder its transpose (Gao et al. 2024, A.1).
+    mean: of the features `[D]`. scale: what they are divided by. centre: where b_pre begins `[D]`, in
+    normalised space. variance: mean square of a normalised, centred entry. sample: some normalised rows.
+    """
+
+    mean: Tensor
+    scale: float
+    centre: Tensor
+    variance: float
+    sample: Tensor
+
+
+def starting_point(features: Features, settings: SAESettings) -> Start:
+    """Read the features `[N, D]` for what training on them begins with.
 
     Raises:
         InputError: NaN or infinite features, or all rows equal after normalisation.
     """
     mean, rms = mean_and_rms(features)
-    if sae.settings.input_norm == "rms":
+    scale = 1.0
+    if settings.input_norm == "rms":
         _refuse_constant(rms, mean)
-        sae.input_scale.fill_(rms)
-    normalised = _Normalised(sae, features)
-    centre, spread = mean_and_rms(normalised)
+        scale = rms
+    normalised = _Normalised(features, settings, scale)
+    # Without another look, unless every sample is normalised by itself.
+    centre, spread = (
+        mean_and_rms(normalised) if settings.input_norm == "layer" else (mean / scale, rms / scale)
+    )
     _refuse_constant(spread, centre)
-    if sae.settings.b_pre_init == "geometric_median":
-        centre = geometric_median(normalised, centre, spread * sae.dim**0.5)
-    sae.b_pre.data.copy_(centre)
+    if settings.b_pre_init == "geometric_median":
+        centre = geometric_median(normalised, centre, spread * normalised.dim**0.5)
+    _, sample = next(iter(row_blocks(normalised)))
+    return Start(mean, scale, centre, spread**2, sample)
+
+
+def initialise(sae: SAE, start: Start, seed: int) -> None:
+    """Set input scale, b_pre and weights, and the threshold where there is one.
+
+    The dictionary is random unit vectors and the encoder its transpose (Gao et al. 2024, A.1). A threshold
+    begins where k latents are active on average.
+    """
+    sae.input_scale.fill_(start.scale)
+    sae.b_pre.data.copy_(start.centre)
     directions = torch.randn(sae.n_latents, sae.dim, generator=torch_stream(seed, "sae", "init"))
     sae.decoder.data.copy_(torch.nn.functional.normalize(directions, dim=1))
     sae.encoder.data.copy_(sae.decoder.data)
-    return spread**2
+    if sae.threshold is not None:
+        sae.threshold.data.fill_(batch_cut(sae.pre_activations(start.sample.to(sae.b_pre.dtype)), sae.k))
 
 
 def geometric_median(features: Features, start: Tensor, scale: float) -> Tensor:
@@ -65,10 +97,11 @@ def geometric_median(features: Features, start: Tensor, scale: float) -> Tensor:
 class _Normalised:
     """Features as the SAE sees them, block by block, so that the whole set is never held twice."""
 
-    def __init__(self, sae: SparseAutoencoder, features: Features) -> None:
-        self._sae = sae
+    def __init__(self, features: Features, settings: SAESettings, scale: float) -> None:
         self._features = features
         self._n_rows, self.dim = features_shape(features)
+        self._sae = SAE(self.dim, SAESettings(n_latents=1, k=1, input_norm=settings.input_norm))
+        self._sae.input_scale.fill_(scale)
 
     def __len__(self) -> int:
         return self._n_rows

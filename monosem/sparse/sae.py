@@ -1,16 +1,15 @@
-"""The TopK sparse autoencoder and all its state: weights, input normalisation, what it was trained on.
+"""The sparse autoencoder and all its state: weights, input normalisation, what it was trained on.
 
 Gao et al. 2024 ("Scaling and evaluating sparse autoencoders"), section 2 of the paper:
-codes = ReLU(TopK(W_enc (z - b_pre) + b_enc)), reconstruction = W_dec codes + b_pre, where z is the
-normalised input. The rows of `decoder` have norm 1.
+codes = activation(W_enc (z - b_pre) + b_enc), reconstruction = W_dec codes + b_pre, where z is the
+normalised input. The paper's activation is ReLU(TopK(.)); training keeps the rows of `decoder` at norm 1.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from monosem.core.artifacts import (
@@ -22,48 +21,19 @@ from monosem.core.artifacts import (
     write_json_atomic,
 )
 from monosem.core.errors import InputError
-from monosem.core.settings import Settings, parse
+from monosem.core.settings import parse
 from monosem.data.codes import Codes
 from monosem.measures.blocks import Features, as_floats, row_blocks
-from monosem.sparse.kernels import topk_relu
+from monosem.sparse.activations import activation
+from monosem.sparse.batch_codes import DenseCodes, SparseCodes
+from monosem.sparse.sae_settings import SAESettings
 
 _FORMAT = "monosem-sae-1"
 _LAYER_EPS = 1e-5
-_Share = Annotated[float, Field(ge=0, lt=1)]
 
 
-class SAESettings(Settings):
-    """Shape and training of a TopK SAE. The defaults on 2,048 features are the paper's SAE (A.1)."""
-
-    n_latents: Annotated[int, Field(ge=1)] | None = None
-    """Number of latents; None: as many as inputs."""
-    k: Annotated[int, Field(ge=1)] | None = None
-    """Latents active at once; None: an eighth of them."""
-    input_norm: Literal["rms", "layer", "none"] = "rms"
-    """rms: divide by one global RMS of the centred training features. layer: centre and scale each sample."""
-    b_pre_init: Literal["mean", "geometric_median"] = "mean"
-    aux_k: Annotated[int, Field(ge=1)] | None = None
-    """Dead latents that model the residual; None: half the input dimension (Gao et al., A.2)."""
-    aux_coef: Annotated[float, Field(ge=0)] = 1 / 32
-    dead_after: Annotated[int, Field(ge=1)] = 10_000
-    """Samples without activity after which a latent counts as dead during training."""
-    epochs: Annotated[int, Field(ge=1)] = 30
-    batch_size: Annotated[int, Field(ge=1)] = 512
-    lr: Annotated[float, Field(gt=0)] | None = None
-    """Peak learning rate of Adam; None: 0.1 / sqrt(D). A step moves every entry of a dictionary vector by
-    about the rate, hence the unit vector by the rate times sqrt(D), which should not depend on D."""
-    betas: tuple[_Share, _Share] = (0.9, 0.999)
-    warmup: _Share = 0.05
-    """Share of the steps with rising learning rate; afterwards it follows half a cosine to zero."""
-
-    def latents(self, dim: int) -> tuple[int, int]:
-        """How many latents there are on `dim` inputs, and how many of them are active at once."""
-        n_latents = self.n_latents or dim
-        return n_latents, self.k or max(1, n_latents // 8)
-
-
-class SparseAutoencoder(nn.Module):
-    """A TopK SAE over `dim` inputs; made by `monosem.sparse.train.fit_sae` or `load`.
+class SAE(nn.Module):
+    """A sparse autoencoder over `dim` inputs; made by `monosem.sparse.train.fit_sae` or `load`.
 
     Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for k above the latents.
 
@@ -71,12 +41,14 @@ class SparseAutoencoder(nn.Module):
         encoder, encoder_bias: `[L, D]`, `[L]`.
         decoder: one unit vector a latent, `[L, D]`.
         b_pre: `[D]`, in normalised space.
+        threshold: `[L]`, what batch_topk and jump_relu compare encoder outputs with; None for the others.
         input_scale: what inputs are divided by (`input_norm` "rms").
         firing_counts: rows of the training set that activate each latent `[L]`.
         trained_on: fingerprint of the training features.
         history: one dict of readings an epoch.
     """
 
+    threshold: Tensor | None
     input_scale: Tensor
     firing_counts: Tensor
 
@@ -91,6 +63,12 @@ class SparseAutoencoder(nn.Module):
         self.encoder_bias = nn.Parameter(torch.zeros(self.n_latents), requires_grad=False)
         self.decoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)
         self.b_pre = nn.Parameter(torch.zeros(dim), requires_grad=False)
+        self.activation = activation(settings, dim)
+        if self.activation.learns_threshold:
+            self.threshold = nn.Parameter(torch.zeros(self.n_latents), requires_grad=False)
+        else:
+            there = self.activation.has_threshold
+            self.register_buffer("threshold", torch.zeros(self.n_latents) if there else None)
         self.register_buffer("input_scale", torch.ones(()))
         self.register_buffer("firing_counts", torch.zeros(self.n_latents, dtype=torch.int64))
         self.trained_on = ""
@@ -101,22 +79,24 @@ class SparseAutoencoder(nn.Module):
         """Number of latents that no training row activates."""
         return int((self.firing_counts == 0).sum())
 
-    def normalise(self, x: Tensor) -> Tensor:
-        """Inputs `[N, D]` in the space the SAE works in."""
-        shift, scale = self._moments(x)
-        return (x - shift) / scale
+    def normalise(self, x: Tensor, like: Tensor | None = None) -> Tensor:
+        """Inputs `[N, D]` in the space the SAE works in; or what is `like` these inputs, by their moments."""
+        shift, scale = self._moments(x if like is None else like)
+        # As in SAELens and in OpenAI's code: no sample is divided by nothing, and none grows on its way back.
+        return (x - shift) / (scale + _LAYER_EPS if self.settings.input_norm == "layer" else scale)
 
     def pre_activations(self, z: Tensor) -> Tensor:
-        """Normalised inputs `[N, D]` -> encoder outputs before TopK `[N, L]`."""
+        """Normalised inputs `[N, D]` -> encoder outputs before the activation `[N, L]`."""
         return torch.nn.functional.linear(z - self.b_pre, self.encoder, self.encoder_bias)
 
     def encode(self, x: Tensor | np.ndarray) -> Tensor:
-        """Inputs `[N, D]` -> codes `[N, L]`, non-negative with at most k non-zeros a row.
+        """Inputs `[N, D]` -> codes `[N, L]`, non-negative; with topk at most k non-zeros a row.
 
         Raises:
             InputError: another number of columns than the SAE was made for.
         """
-        return topk_relu(self.pre_activations(self.normalise(self._as_inputs(x))), self.k)
+        pre = self.pre_activations(self.normalise(self._as_inputs(x)))
+        return self.activation.codes(DenseCodes, pre, self.k, self.threshold).values
 
     def encode_sparse(self, x: Features) -> Codes:
         """Inputs `[N, D]` -> codes `[N, L]` held sparse, largest first; never all of them dense.
@@ -124,7 +104,8 @@ class SparseAutoencoder(nn.Module):
         Raises:
             InputError: another number of columns than the SAE was made for.
         """
-        return Codes.from_blocks(self.encode(block) for _, block in row_blocks(x))
+        blocks = (self._sparse_codes(self._as_inputs(block)) for _, block in row_blocks(x))
+        return Codes.joined((codes.padded() for codes in blocks), self.n_latents)
 
     def decode(self, codes: Tensor, like: Tensor | np.ndarray | None = None) -> Tensor:
         """Codes `[N, L]` -> reconstructions `[N, D]` in the inputs' own space.
@@ -144,6 +125,24 @@ class SparseAutoencoder(nn.Module):
     def forward(self, x: Tensor | np.ndarray) -> Tensor:
         """Inputs `[N, D]` -> their reconstructions `[N, D]`."""
         return self.decode(self.encode(x), like=x)
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor | np.ndarray) -> tuple[Tensor, SparseCodes]:
+        """Inputs `[N, D]` -> their reconstructions `[N, D]` and the codes, which are never dense.
+
+        Raises:
+            InputError: another number of columns than the SAE was made for.
+        """
+        inputs = self._as_inputs(x)
+        shift, scale = self._moments(inputs)
+        codes = self._sparse_codes(inputs)
+        (z_hat,) = codes.decode(self.b_pre, self.decoder, [self.n_latents])
+        return z_hat * scale + shift, codes
+
+    @torch.no_grad()
+    def active_counts(self, x: Tensor | np.ndarray) -> Tensor:
+        """How many of the inputs `[N, D]` activate each latent, int64 `[L]`."""
+        return self._sparse_codes(self._as_inputs(x)).active_counts()
 
     def save(self, path: Path) -> None:
         """Write the SAE as a sealed folder: config.json and weights.safetensors."""
@@ -178,6 +177,11 @@ class SparseAutoencoder(nn.Module):
         sae.history = config["history"]
         return sae
 
+    @torch.no_grad()
+    def _sparse_codes(self, x: Tensor) -> SparseCodes:
+        pre = self.pre_activations(self.normalise(x))
+        return self.activation.codes(SparseCodes, pre, self.k, self.threshold)
+
     def _as_inputs(self, x: Tensor | np.ndarray) -> Tensor:
         inputs = as_floats(x)
         if inputs.ndim != 2 or inputs.shape[1] != self.dim:
@@ -187,6 +191,6 @@ class SparseAutoencoder(nn.Module):
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What to subtract from and divide by: scalars, or `[N, 1]` each where every sample has its own."""
         if self.settings.input_norm == "layer":
-            deviation, mean = torch.std_mean(x, dim=1, keepdim=True, correction=0)
-            return mean, deviation + _LAYER_EPS
+            deviation, mean = torch.std_mean(x, dim=1, keepdim=True)
+            return mean, deviation
         return torch.zeros_like(self.input_scale), self.input_scale

@@ -1,5 +1,6 @@
 """Feature sets: round trips, blocks across shards, fingerprints, and everything that is refused."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monosem.core.artifacts import verify_folder
 from monosem.core.errors import InputError
-from monosem.data import feature_writer
+from monosem.data import feature_set, feature_writer
 from monosem.data.feature_set import FeatureSet, check_same_samples
 from monosem.data.feature_writer import FeatureSetWriter
 
@@ -126,6 +128,42 @@ def test_blocks_cover_every_row_once_in_order(
     assert end == N
 
 
+@pytest.mark.usefixtures("small_shards")
+@pytest.mark.parametrize("sparse", [False, True])
+def test_rows_in_memory_and_on_disk_are_the_same(tmp_path: Path, sparse: bool) -> None:
+    made = FeatureSet.from_arrays(some_features(dtype=np.float16), LABELS, IDS)
+    if sparse:
+        made = FeatureSet.from_codes(*some_codes(), DIM, LABELS, IDS)
+    with FeatureSetWriter.to(tmp_path / "set", DIM, dtype=str(made.shards[0].values.dtype)) as writer:
+        for row in range(N):
+            one = made.shards[0][row : row + 1]
+            if one.indices is None:
+                writer.append(one.values, LABELS[row : row + 1], IDS[row : row + 1])
+            else:
+                writer.append_codes(one.indices, one.values, LABELS[row : row + 1], IDS[row : row + 1])
+    opened = FeatureSet.open(tmp_path / "set")
+    held = opened.in_memory()
+    assert len(opened.shards) > 2
+    assert (made.is_on_disk, opened.is_on_disk, held.is_on_disk) == (False, True, False)
+    assert (
+        made.nbytes == opened.nbytes == held.nbytes == sum(a.nbytes for a in made.shards[0].arrays.values())
+    )
+    rows = np.random.default_rng(1).integers(0, N, 50)
+    for found in (made, opened, held):
+        np.testing.assert_array_equal(found.take(rows), made.dense()[rows])
+        for part, array in made.shards[0].arrays.items():
+            into = found.empty_block(N - 3)
+            found.read_into(2, into)
+            np.testing.assert_array_equal(into.arrays[part], array[2:-1])
+            assert into.arrays[part].dtype == array.dtype
+        assert found.fingerprint == made.fingerprint
+        del found.__dict__["fingerprint"]  # and again, from what is stored
+        assert found.fingerprint == made.fingerprint
+    assert len(opened.take(rows[:0])) == 0
+    with pytest.raises(IndexError):
+        opened.take(np.array([N]))
+
+
 def test_changing_a_block_changes_no_file(tmp_path: Path) -> None:
     opened = in_pieces(some_features(), tmp_path / "set", N)
     for _, block in opened.blocks():
@@ -236,6 +274,46 @@ def test_folders_that_are_damaged_or_something_else_are_refused(tmp_path: Path) 
         FeatureSet.open(path)
     with pytest.raises(InputError, match="nowhere"):
         FeatureSet.open(tmp_path / "nowhere")
+
+
+def test_unverified_sets_are_trusted_with_their_values_alone(tmp_path: Path) -> None:
+    path, shard = tmp_path / "set", tmp_path / "set/values-00000.npy"
+    FeatureSet.from_arrays(some_features(), LABELS).save(path)
+    content = shard.read_bytes()
+    np.testing.assert_array_equal(FeatureSet.open(path, verify=False).dense(), some_features())
+    shard.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    assert len(FeatureSet.open(path, verify=False)) == N
+    with pytest.raises(InputError, match=r"values-00000\.npy: damaged"):
+        FeatureSet.open(path)
+    shard.write_bytes(content[:-1])
+    with pytest.raises(InputError, match=r"values-00000\.npy: 679 bytes long, not the 680 of its 23 rows"):
+        FeatureSet.open(path, verify=False)
+    shard.unlink()
+    with pytest.raises(InputError, match=r"values-00000\.npy: missing"):
+        FeatureSet.open(path, verify=False)
+    shard.write_bytes(content)
+    (path / "values-00001.npy").write_bytes(content)
+    with pytest.raises(InputError, match=r"values-00001\.npy: not part of it"):
+        FeatureSet.open(path, verify=False)
+    (path / "values-00001.npy").unlink()
+    (path / "labels.npy").write_bytes((path / "labels.npy").read_bytes()[:-1] + b"1")
+    with pytest.raises(InputError, match=r"labels\.npy: damaged"):
+        FeatureSet.open(path, verify=False)
+
+
+def test_a_shard_that_is_written_to_while_the_set_is_opened_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, shard = tmp_path / "set", tmp_path / "set/values-00000.npy"
+    FeatureSet.from_arrays(some_features(), LABELS).save(path)
+
+    def verified_and_then_written_to(folder: Path, **more: Any) -> None:
+        verify_folder(folder, **more)
+        os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 10_000_000))
+
+    monkeypatch.setattr(feature_set, "verify_folder", verified_and_then_written_to)
+    with pytest.raises(InputError, match=r"values-00000\.npy: changed"):
+        FeatureSet.open(path)
 
 
 def test_sets_of_other_samples_are_told_apart() -> None:

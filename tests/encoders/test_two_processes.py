@@ -51,5 +51,15 @@ def test_every_process_holds_the_same_encoder_order_and_noise(outcomes: tuple[Pa
         assert said[0] == said[1] == read_json(outcomes[0] / f"{what}-0.json")
 
 
+@pytest.mark.parametrize("activation", ["topk", "batch_topk", "jump_relu", "relu"])
+def test_saes_learn_from_the_joint_batch(activation: str, outcomes: tuple[Path, Path]) -> None:
+    one, two = (load_tensors(folder / f"sae-{activation}-0.safetensors") for folder in outcomes)
+    other = load_tensors(outcomes[1] / f"sae-{activation}-1.safetensors")
+    for name, expected in one.items():
+        assert torch.equal(two[name], other[name]), name
+        if activation != "batch_topk":  # which takes the largest of each process's part
+            torch.testing.assert_close(two[name], expected, rtol=1e-9, atol=1e-9, msg=name)
+
+
 def test_every_process_has_left_the_group_before_python_ends(outcomes: tuple[Path, Path]) -> None:
     assert [read_json(outcomes[1] / f"left-{rank}.json") for rank in (0, 1)] == [True, True]

@@ -23,6 +23,10 @@ from monosem.encoders.contrastive_step import ContrastiveStep
 from monosem.encoders.pretrain import epoch_batches, pretrain
 from monosem.encoders.pretrain_settings import PretrainSettings, objective_loss
 from monosem.encoders.sync_norm import synchronise_norms
+from monosem.sparse.initialise import initialise, starting_point
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
+from monosem.sparse.trainer import Trainer
 
 SETTINGS = PretrainSettings(
     encoder=EncoderSettings(backbone="small_conv", width=8, projector_hidden=32, projector_out=32),
@@ -67,6 +71,22 @@ def gradients(settings: PretrainSettings, *, norms_stand_still: bool) -> dict[st
     return moved | {name: after[name] for name in before if name.endswith(("running_mean", "running_var"))}
 
 
+def sae_steps(activation: str) -> dict[str, torch.Tensor]:
+    """An SAE and its counters after some steps on batches that do not divide evenly, with dead latents."""
+    world = this_world()
+    rows = torch.randn(21, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    settings = SAESettings(n_latents=20, k=3, activation=activation, sparsity_coef=0.5, aux_k=2, warmup=0.0)
+    sae = SAE(6, settings).double()
+    start = starting_point(rows, settings)
+    initialise(sae, start, seed=0)
+    trainer = Trainer(sae, start.variance, None, world)
+    trainer.idle[:4] = settings.dead_after
+    for batch in rows.split(7):
+        trainer.step(batch[world.part(len(batch))])
+    readings = {name: torch.tensor(value) for name, value in trainer.readings().items()}
+    return {**sae.state_dict(), "idle": trainer.idle, **readings}
+
+
 def main(out: Path) -> None:
     # What is registered first is called last: after whatever `this_world` registers.
     left = out / f"left-{os.environ.get('RANK', '0')}.json"
@@ -80,6 +100,8 @@ def main(out: Path) -> None:
         if world.is_main:
             save_tensors(out / f"{objective}-whole.safetensors", whole)
             save_tensors(out / f"{objective}-pieces.safetensors", pieces)
+    for activation in ("topk", "batch_topk", "jump_relu", "relu"):
+        save_tensors(out / f"sae-{activation}-{world.rank}.safetensors", sae_steps(activation))
     train, _ = load_dataset(DatasetSettings(name="digits", train_limit=64))
     trained = pretrain(train, SETTINGS, seed=0)
     order = [batch.tolist() for batch in epoch_batches(len(train), SETTINGS.batch_size, 0, 1)]

@@ -6,7 +6,7 @@ from monosem.encoders.backbones import EncoderSettings, OutputSettings, build_en
 from monosem.experiments.corrupted_tests import CorruptedTest
 from monosem.experiments.feature_sets import FEATURE_SETS, FeatureBank, Outputs, sources
 from monosem.measures.geometry import effective_dimension, l0
-from monosem.sparse.sae import SAESettings
+from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
 
 D = 12

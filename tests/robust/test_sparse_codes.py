@@ -19,7 +19,8 @@ from monosem.robust.controls import spectrum_matched
 from monosem.robust.principal import principal_axes
 from monosem.robust.probe import FeatureScale, ProbeSettings, train_probes
 from monosem.robust.ridge import RidgePath, RidgeSettings
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 
 N, D, K, P = 4500, 40, 3, 2  # more rows than are read together
 GRID = RidgeSettings(log10_weakest=-4, log10_strongest=1, per_decade=1, loo_rows=300)
@@ -123,7 +124,7 @@ def test_the_whole_is_never_dense(use: Callable[[Any, Tensor], list[Tensor]]) ->
 
 def test_an_sae_encodes_without_ever_holding_all_codes_dense() -> None:
     dense, _ = problem(n=9000)
-    sae = SparseAutoencoder(D, SAESettings(n_latents=100, k=3))
+    sae = SAE(D, SAESettings(n_latents=100, k=3))
     sae.encoder.copy_(torch.randn(100, D, generator=torch.Generator().manual_seed(0)))
     with LargestTensor() as largest:
         codes = sae.encode_sparse(dense)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
 
 TINY = SAESettings(n_latents=24, k=4, epochs=40, batch_size=100, lr=1e-2)
@@ -35,6 +36,6 @@ def tiny() -> SAESettings:
 
 
 @pytest.fixture(scope="session")
-def trained(train_features: Tensor) -> SparseAutoencoder:
+def trained(train_features: Tensor) -> SAE:
     """An SAE of `train_features`; tests must not change it."""
     return fit_sae(train_features, TINY)

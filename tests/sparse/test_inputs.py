@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 
 from monosem.core.errors import InputError
+from monosem.core.progress import SilentWatch
+from monosem.data import feature_writer
 from monosem.data.feature_block import Block
 from monosem.data.feature_set import FeatureSet
-from monosem.sparse.inputs import encode_set, take_rows
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse import inputs
+from monosem.sparse.inputs import encode_set, encode_to, take_rows
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
 
 
@@ -66,9 +70,86 @@ def test_foreign_features_are_refused_unless_asked_for(
     train_features: Tensor, test_features: Tensor, tiny: SAESettings, tmp_path: Path
 ) -> None:
     fit_sae(as_set(train_features), tiny.replace(epochs=1)).save(tmp_path / "sae")
-    sae = SparseAutoencoder.load(tmp_path / "sae")
+    sae = SAE.load(tmp_path / "sae")
     encode_set(sae, as_set(train_features))
     with pytest.raises(InputError, match="feature set dense: not the features this SAE was trained on"):
         encode_set(sae, as_set(test_features))
     held_out = encode_set(sae, as_set(test_features), same_encoder=True)
     assert np.array_equal(held_out.dense(), sae.encode(test_features).numpy())
+
+
+class Told(SilentWatch):
+    """What a watch was told of the progress."""
+
+    def __init__(self) -> None:
+        self.readings: list[tuple[int, int]] = []
+
+    def progress(self, done: int, total: int, **values: float) -> None:
+        self.readings.append((done, total))
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_codes_written_block_by_block_are_those_in_memory(
+    trained: SAE,
+    train_features: Tensor,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bounded: bool,
+) -> None:
+    """Also of activations that do not bound how many latents are active."""
+    monkeypatch.setattr(inputs, "_DENSE_ENTRIES", 100 * trained.n_latents)
+    monkeypatch.setattr(feature_writer, "SHARD_BYTES", 5000)
+    if not bounded:
+        monkeypatch.setattr(inputs, "_fixed_width", lambda sae: 0)
+    as_set(train_features).save(tmp_path / "features")
+    features, watch = FeatureSet.open(tmp_path / "features"), Told()
+    written = encode_to(trained, features, tmp_path / "codes", same_encoder=True, watch=watch)
+    held = encode_set(trained, features, same_encoder=True)
+    passes = 1 if bounded else 2
+    assert watch.readings == [(done, 600 * passes) for done in range(100, 600 * passes + 1, 100)]
+    assert len(written.shards) > 1
+    assert written.codes()[0].shape == (600, trained.k)
+    assert written.fingerprint == held.fingerprint == FeatureSet.open(tmp_path / "codes").fingerprint
+    np.testing.assert_allclose(written.dense(), trained.encode(train_features).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(written.labels, features.labels)
+    np.testing.assert_array_equal(written.ids, features.ids)
+    assert (written.name, written.dim) == (held.name, held.dim) == ("dense-sae", trained.n_latents)
+
+
+def test_rows_with_fewer_active_latents_than_k_are_filled_up(tmp_path: Path, tiny: SAESettings) -> None:
+    sae = SAE(3, tiny.replace(n_latents=3, k=2))
+    sae.encoder.copy_(torch.eye(3))
+    features = as_set(torch.tensor([[-1.0, -2.0, 3.0], [-1.0, -1.0, -1.0]]))
+    for codes in (
+        encode_set(sae, features, same_encoder=True),
+        encode_to(sae, features, tmp_path / "codes", same_encoder=True),
+    ):
+        assert codes.codes()[1].tolist() == [[3, 0], [0, 0]]
+        assert codes.dense().tolist() == [[0, 0, 3], [0, 0, 0]]
+
+
+def test_half_precision_codes_are_the_rounded_ones(
+    trained: SAE, train_features: Tensor, tmp_path: Path
+) -> None:
+    features = as_set(train_features)
+    half = encode_to(trained, features, tmp_path / "half", same_encoder=True, dtype="float16")
+    values = encode_set(trained, features, same_encoder=True).codes()[1]
+    assert half.codes()[1].dtype == np.float16
+    np.testing.assert_array_equal(half.codes()[1], values.astype(np.float16))
+    too_large = as_set(train_features * 1e6)
+    with pytest.raises(InputError, match="does not fit float16"):
+        encode_to(trained, too_large, tmp_path / "large", same_encoder=True, dtype="float16")
+    assert [path.name for path in tmp_path.iterdir()] == ["half"]
+
+
+def test_codes_of_features_that_are_refused_are_not_written(
+    trained: SAE, train_features: Tensor, test_features: Tensor, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="not the features this SAE was trained on"):
+        encode_to(trained, as_set(test_features), tmp_path / "codes")
+    as_set(train_features).save(tmp_path / "features")
+    changed = FeatureSet.open(tmp_path / "features")
+    (tmp_path / "features/values-00000.npy").write_bytes(b"")
+    with pytest.raises(InputError, match=r"values-00000\.npy: changed"):
+        encode_to(trained, changed, tmp_path / "codes", same_encoder=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["features"]

@@ -1,9 +1,14 @@
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from monosem.sparse import kernels, operators
 from monosem.sparse.kernels import topk_relu
 
 
@@ -34,3 +39,101 @@ def test_ties_keep_their_gradient() -> None:
     values = torch.ones(2, 4, requires_grad=True)
     topk_relu(values, 2).sum().backward()
     assert values.grad.sum(dim=1).tolist() == [2, 2]
+
+
+PLACES = [
+    kernels,
+    pytest.param(
+        operators,
+        marks=pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}"),
+    ),
+]
+"""Where the same operations are written: in PyTorch, and compiled."""
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    ("width", "k"), [(1, 1), (7, 7), (10, 3), (97, 1), (1000, 5), (1000, 130), (3001, 32)]
+)
+def test_the_k_largest_and_where_they_are(place: Any, width: int, k: int) -> None:
+    rows = torch.randn(9, width, generator=torch.Generator().manual_seed(width))
+    values, columns = place.topk(rows, k)
+    assert torch.equal(values, rows.gather(1, columns))
+    assert torch.equal(values.sort(descending=True).values, rows.sort(descending=True).values[:, :k])
+    assert all(len(set(some)) == k for some in columns.tolist())
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_equal_values_fill_the_k_places_once(place: Any) -> None:
+    rows = torch.tensor([[1.0] * 300, [0.0] * 299 + [2.0]])
+    values, columns = place.topk(rows, 4)
+    assert values.sort().values.tolist() == [[1, 1, 1, 1], [0, 0, 0, 2]]
+    assert all(len(set(some)) == 4 for some in columns.tolist())
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("dim", [1, 63, 64, 200])
+def test_weighted_rows_and_dots_are_those_written_out(place: Any, dim: int) -> None:
+    random = torch.Generator().manual_seed(dim)
+    table, left = torch.randn(50, dim, generator=random), torch.randn(6, dim, generator=random)
+    offsets = torch.tensor([0, 4, 4, 11, 12, 40, 40])  # some have no rows
+    index = torch.randint(50, (40,), generator=random)
+    weights = torch.randn(40, generator=random)
+    sums = place.weighted_rows(table, index, offsets, weights)
+    for n, (start, end) in enumerate(pairwise(offsets.tolist())):
+        expected = sum((weights[e] * table[index[e]] for e in range(start, end)), torch.zeros(dim))
+        torch.testing.assert_close(sums[n], expected, rtol=1e-4, atol=1e-5)
+    rows = torch.randint(6, (40,), generator=random)
+    dots = place.row_dots(left, rows, table, index)
+    expected = torch.stack([left[r] @ table[i] for r, i in zip(rows, index, strict=True)])
+    torch.testing.assert_close(dots, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+def test_tables_wider_than_a_tile_are_summed_the_same() -> None:
+    """Columns in tiles that fit the cache: many rows of many columns."""
+    random = torch.Generator().manual_seed(0)
+    table = torch.randn(1000, 777, generator=random)
+    index, weights = torch.randint(1000, (600,), generator=random), torch.randn(600, generator=random)
+    offsets = torch.arange(0, 601, 20)
+    expected = kernels.weighted_rows(table, index, offsets, weights)
+    torch.testing.assert_close(
+        operators.weighted_rows(table, index, offsets, weights), expected, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_what_the_operators_were_not_written_for_goes_the_plain_way() -> None:
+    double = torch.randn(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    values, _ = operators.topk(double, 3)
+    assert values.dtype == torch.float64
+    assert torch.equal(values.sort(descending=True).values, double.sort(descending=True).values[:, :3])
+
+
+def test_a_compiler_that_fails_is_told_of_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.cpp"
+    broken.write_text("this is no C++;")
+    monkeypatch.setattr(operators, "_SOURCE", broken)
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+    monkeypatch.setattr(operators, "why_not", lambda: "")
+    operators.compiled.cache_clear()
+    rows = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
+    try:
+        with pytest.warns(
+            UserWarning, match=r"broken\.cpp was not compiled .* plain PyTorch is used instead"
+        ):
+            values, _ = operators.topk(rows, 3)
+    finally:
+        operators.compiled.cache_clear()
+    assert torch.equal(values.sort(descending=True).values, rows.sort(descending=True).values[:, :3])
+
+
+def test_the_switch_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(operators.SWITCH, "0")
+    operators.compiled.cache_clear()
+    try:
+        assert operators.compiled() is None
+        assert operators.why_not() == "MONOSEM_OPERATORS=0"
+    finally:
+        operators.compiled.cache_clear()

@@ -6,23 +6,22 @@ from torch import Tensor
 
 from monosem.core.artifacts import atomic_folder, read_json, write_json_atomic
 from monosem.core.errors import InputError
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
 
 
 def test_defaults_are_the_papers_sae() -> None:
-    sae = SparseAutoencoder(2048, SAESettings())
+    sae = SAE(2048, SAESettings())
     assert (sae.n_latents, sae.k) == (2048, 256)
 
 
 def test_more_active_latents_than_latents_are_refused() -> None:
     with pytest.raises(InputError, match=r"sae\.k=9 is more than the 8 latents"):
-        SparseAutoencoder(4, SAESettings(n_latents=8, k=9))
+        SAE(4, SAESettings(n_latents=8, k=9))
 
 
-def test_codes_and_reconstructions_follow_the_formula(
-    trained: SparseAutoencoder, test_features: Tensor
-) -> None:
+def test_codes_and_reconstructions_follow_the_formula(trained: SAE, test_features: Tensor) -> None:
     codes, reconstruction = trained.encode(test_features), trained(test_features)
     for row, code, output in zip(test_features, codes, reconstruction, strict=True):
         z = row / trained.input_scale
@@ -37,29 +36,29 @@ def test_codes_and_reconstructions_follow_the_formula(
     assert int((codes > 0).sum(dim=1).max()) == 4
 
 
-def test_sparse_form_is_the_dense_one(trained: SparseAutoencoder, test_features: Tensor) -> None:
+def test_sparse_form_is_the_dense_one(trained: SAE, test_features: Tensor) -> None:
     codes = trained.encode_sparse(test_features)
     assert codes.values.shape == codes.indices.shape == (200, 4)
     assert (codes.values.diff(dim=1) <= 0).all()
     assert torch.equal(codes[:], trained.encode(test_features))
 
 
-def test_codes_of_a_row_do_not_depend_on_its_batch(trained: SparseAutoencoder, test_features: Tensor) -> None:
+def test_codes_of_a_row_do_not_depend_on_its_batch(trained: SAE, test_features: Tensor) -> None:
     alone = torch.cat([trained.encode(row[None]) for row in test_features])
     assert torch.allclose(alone, trained.encode(test_features), atol=1e-5)
 
 
-def test_arrays_and_tensors_give_the_same_codes(trained: SparseAutoencoder, test_features: Tensor) -> None:
+def test_arrays_and_tensors_give_the_same_codes(trained: SAE, test_features: Tensor) -> None:
     assert torch.equal(trained.encode(test_features.numpy()), trained.encode(test_features))
 
 
-def test_gradients_flow_through_to_the_inputs(trained: SparseAutoencoder, test_features: Tensor) -> None:
+def test_gradients_flow_through_to_the_inputs(trained: SAE, test_features: Tensor) -> None:
     x = test_features.clone().requires_grad_()
     trained(x).square().sum().backward()
     assert (x.grad.abs().sum(dim=1) > 0).all()
 
 
-def test_features_of_another_width_are_refused(trained: SparseAutoencoder) -> None:
+def test_features_of_another_width_are_refused(trained: SAE) -> None:
     with pytest.raises(InputError, match=r"features \[N, 12\], got shape \(5, 11\)"):
         trained.encode(torch.zeros(5, 11))
 
@@ -77,11 +76,9 @@ def test_layer_norm_takes_out_each_samples_own_scale_and_puts_it_back(
         sae.decode(sae.encode(train_features))
 
 
-def test_an_sae_comes_back_from_disk_as_it_was(
-    trained: SparseAutoencoder, test_features: Tensor, tmp_path: Path
-) -> None:
+def test_an_sae_comes_back_from_disk_as_it_was(trained: SAE, test_features: Tensor, tmp_path: Path) -> None:
     trained.save(tmp_path / "sae")
-    loaded = SparseAutoencoder.load(tmp_path / "sae")
+    loaded = SAE.load(tmp_path / "sae")
     assert torch.equal(loaded(test_features), trained(test_features))
     assert loaded.state_dict().keys() == trained.state_dict().keys()
     for name, tensor in trained.state_dict().items():
@@ -90,12 +87,12 @@ def test_an_sae_comes_back_from_disk_as_it_was(
     assert loaded.history == trained.history
 
 
-def test_a_damaged_sae_is_refused(trained: SparseAutoencoder, tmp_path: Path) -> None:
+def test_a_damaged_sae_is_refused(trained: SAE, tmp_path: Path) -> None:
     trained.save(tmp_path / "sae")
     weights = tmp_path / "sae" / "weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
     with pytest.raises(InputError, match=r"weights\.safetensors: damaged"):
-        SparseAutoencoder.load(tmp_path / "sae")
+        SAE.load(tmp_path / "sae")
 
 
 @pytest.mark.parametrize(
@@ -103,11 +100,11 @@ def test_a_damaged_sae_is_refused(trained: SparseAutoencoder, tmp_path: Path) ->
     [({"format": "other"}, "format 'other'"), ({"dim": 13}, "do not fit config.json")],
 )
 def test_another_format_or_shape_is_refused(
-    trained: SparseAutoencoder, tmp_path: Path, change: dict[str, object], message: str
+    trained: SAE, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     trained.save(tmp_path / "sae")
     with atomic_folder(tmp_path / "changed") as draft:
         (tmp_path / "sae" / "weights.safetensors").rename(draft / "weights.safetensors")
         write_json_atomic(draft / "config.json", read_json(tmp_path / "sae" / "config.json") | change)
     with pytest.raises(InputError, match=message):
-        SparseAutoencoder.load(tmp_path / "changed")
+        SAE.load(tmp_path / "changed")

@@ -1,0 +1,163 @@
+"""What an SAE makes of its encoder's outputs: which latents are active, and what keeps them few.
+
+    topk        the k largest of each sample                         (Gao et al. 2024; the paper's)
+    batch_topk  the k B largest of a batch of B samples              (Bussmann et al. 2024)
+    jump_relu   what exceeds a threshold that each latent learns     (Rajamanoharan et al. 2024)
+    relu        what is positive, under an L1 norm                   (Bricken et al. 2023)
+
+In use no sample's codes depend on another's: batch_topk has a threshold then, a running mean of the smallest
+values that were active in its batches.
+"""
+
+import math
+from typing import NamedTuple, TypeVar
+
+from torch import Tensor
+
+from monosem.core.distributed import summed, world_size
+from monosem.sparse.batch_codes import BatchCodes
+from monosem.sparse.kernels import kth_largest
+from monosem.sparse.sae_settings import SAESettings
+
+AnyCodes = TypeVar("AnyCodes", bound=BatchCodes)
+
+_L1 = 0.02
+_DISTANCE_FROM_K = 1.0
+_THRESHOLD_MEMORY = 0.99
+
+
+class Back(NamedTuple):
+    """Gradients of encoder outputs where codes are held, and of thresholds `[L]` (None: there are none).
+
+    penalty: what the activation adds to the loss; over processes it adds up.
+    """
+
+    pre: Tensor
+    threshold: Tensor | None
+    penalty: Tensor
+
+
+class TopK:
+    """The k largest of each sample; what the other activations do differently is written there.
+
+    Encoder outputs `pre` are `[B, L]`, `threshold` is `[L]` (None: there is none), n = B samples.
+    """
+
+    has_threshold = False
+    learns_threshold = False
+
+    def codes(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
+        """The codes in use."""
+        return form.topk(pre, k)
+
+    def held(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
+        """In training: encoder outputs wherever a gradient may come from."""
+        return form.topk(pre, k)
+
+    def of_held(self, held: AnyCodes, threshold: Tensor | None) -> AnyCodes:
+        """The codes among them."""
+        return held
+
+    def back(self, held: BatchCodes, d_codes: Tensor, n: int, k: int, threshold: Tensor | None) -> Back:
+        """From the loss's gradient at each held place to that of the encoder's output there."""
+        return Back(d_codes * (held.values > 0), None, d_codes.new_zeros(()))
+
+    def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
+        """Learn in place what no gradient teaches."""
+
+
+class ReLU(TopK):
+    """What is positive; the penalty is `coef` times the codes' sum over sqrt(D), its mean over samples."""
+
+    def __init__(self, coef: float, dim: int) -> None:
+        self._pull = coef / math.sqrt(dim)
+
+    def codes(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
+        """The positive outputs."""
+        return form.where(pre > 0, pre)
+
+    held = codes
+
+    def back(self, held: BatchCodes, d_codes: Tensor, n: int, k: int, threshold: Tensor | None) -> Back:
+        """The L1 norm pulls every active code alike."""
+        pull = self._pull / n
+        return Back((d_codes + pull) * (held.values > 0), None, pull * held.values.sum())
+
+
+class BatchTopK(TopK):
+    """The k B largest of a batch, or of this process's part of one; in use, what exceeds the threshold."""
+
+    has_threshold = True
+
+    def codes(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
+        """What exceeds the threshold."""
+        assert threshold is not None
+        return form.where((pre > threshold) & (pre > 0), pre)
+
+    def held(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
+        """The k B largest outputs that are positive."""
+        return form.where((pre >= batch_cut(pre, k)) & (pre > 0), pre)
+
+    def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
+        """The threshold goes after the smallest active value."""
+        assert threshold is not None
+        active = held.values[held.values > 0]
+        if len(active):
+            threshold.lerp_(active.min().expand_as(threshold), 1 - _THRESHOLD_MEMORY)
+
+
+class JumpReLU(BatchTopK):
+    """What exceeds a threshold that learns from the outputs within half a `bandwidth` of it.
+
+    The penalty is coef (L0 / k - 1)^2, with L0 the batch's mean number of active latents: it is least at k,
+    not at none. The step's gradient is the rectangle's (Rajamanoharan et al. 2024, section 3).
+    """
+
+    learns_threshold = True
+
+    def __init__(self, coef: float, bandwidth: float) -> None:
+        self._coef, self._bandwidth = coef, bandwidth
+
+    def held(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
+        """What exceeds the threshold, or nearly."""
+        assert threshold is not None
+        return form.where((pre > threshold - self._bandwidth / 2) & (pre > 0), pre)
+
+    def of_held(self, held: AnyCodes, threshold: Tensor | None) -> AnyCodes:
+        """What exceeds it indeed."""
+        assert threshold is not None
+        return held.with_values(held.values * (held.values > held.per_latent(threshold)))
+
+    def back(self, held: BatchCodes, d_codes: Tensor, n: int, k: int, threshold: Tensor | None) -> Back:
+        """Outputs near the threshold move it."""
+        assert threshold is not None
+        at = held.per_latent(threshold)
+        active = held.values > at
+        near = ((held.values - at).abs() < self._bandwidth / 2) & (held.values > 0)
+        beyond = summed(active.sum().to(at.dtype)) / (n * k) - 1
+        of_count = 2 * self._coef * beyond / (n * k)
+        pushes = near * (at * d_codes + of_count) / -self._bandwidth
+        share = self._coef * beyond**2 / world_size()  # these are added up
+        return Back(d_codes * active, held.with_values(pushes).sums(), share)
+
+    def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
+        """Gradients teach all."""
+
+
+def activation(settings: SAESettings, dim: int) -> TopK:
+    """The activation that the settings name, for inputs of `dim` columns."""
+    coef = settings.sparsity_coef
+    match settings.activation:
+        case "topk":
+            return TopK()
+        case "batch_topk":
+            return BatchTopK()
+        case "jump_relu":
+            return JumpReLU(_DISTANCE_FROM_K if coef is None else coef, settings.bandwidth)
+        case "relu":
+            return ReLU(_L1 if coef is None else coef, dim)
+
+
+def batch_cut(pre: Tensor, k: int) -> Tensor:
+    """The (k B)-th largest of all entries of `[B, L]`, 0-d."""
+    return kth_largest(pre.reshape(1, -1), min(k * len(pre), pre.numel()))[0, 0]

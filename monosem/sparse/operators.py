@@ -1,0 +1,112 @@
+"""The operations of `monosem.sparse.kernels`, compiled for this machine where it has a compiler.
+
+Built once by PyTorch's own mechanism, and kept in its cache of extensions; the environment variable
+MONOSEM_OPERATORS=0 does without. Whoever trains takes them only where they are measured to be faster.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+import warnings
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from monosem.sparse import kernels
+
+SWITCH = "MONOSEM_OPERATORS"
+_SOURCE = Path(__file__).with_suffix(".cpp")
+_FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
+
+
+@cache
+def compiled() -> Any:
+    """The compiled operators, or None where they cannot be had; the first call may take a minute.
+
+    A compiler that fails is told of in a warning.
+    """
+    if why_not():
+        return None
+    from torch.utils import cpp_extension
+
+    text = _SOURCE.read_bytes()
+    facts = [torch.__version__, sys.version, _processor(), *_FLAGS]
+    name = f"monosem_{hashlib.sha256(text + repr(facts).encode()).hexdigest()[:12]}"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of versions of compilers, and of several processors
+            cpp_extension.load(
+                name,
+                [str(_SOURCE)],
+                extra_cflags=[*_FLAGS, f"-DMONOSEM_LIBRARY={name}"],
+                is_python_module=False,
+            )
+    except (RuntimeError, OSError, ImportError) as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        warnings.warn(
+            f"{_SOURCE.name} was not compiled ({lines[0]}); plain PyTorch is used instead", stacklevel=2
+        )
+        return None
+    return getattr(torch.ops, name)
+
+
+def _processor() -> str:
+    """What instructions there are: homes, and caches in them, may be shared by several machines."""
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+def why_not() -> str:
+    """What keeps the operators from being built here; empty if nothing does."""
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH}=0"
+    if sys.platform != "linux":
+        return "only built on Linux"
+    if not any(shutil.which(name) for name in (os.environ.get("CXX"), "c++", "g++") if name):
+        return "no C++ compiler"
+    if shutil.which("ninja") is None and find_spec("ninja") is None:
+        return "no ninja"
+    return ""
+
+
+def topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """As `kernels.topk`."""
+    if not _fits(values):
+        return kernels.topk(values, k)
+    found: tuple[Tensor, Tensor] = compiled().topk(values, min(k, values.shape[1]))
+    return found
+
+
+def weighted_rows(
+    table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor, out: Tensor | None = None
+) -> Tensor:
+    """As `kernels.weighted_rows`."""
+    if not _fits(table):
+        return kernels.weighted_rows(table, index, offsets, weights)
+    if out is None:
+        out = table.new_empty(len(offsets) - 1, table.shape[1])
+    compiled().weighted_rows(table, index, offsets, weights.contiguous(), out)
+    return out
+
+
+def row_dots(left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> Tensor:
+    """As `kernels.row_dots`."""
+    if not (_fits(left) and _fits(right)):
+        return kernels.row_dots(left, rows, right, columns)
+    found: Tensor = compiled().row_dots(left, rows, right, columns)
+    return found
+
+
+def _fits(tensor: Tensor) -> bool:
+    """Whether the operators take it: what they were not written for goes the plain way."""
+    return (
+        tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and tensor.is_contiguous()
+        and compiled() is not None
+    )
