@@ -27,10 +27,13 @@ _CHECKSUMS = "checksums.json"
 
 
 @contextmanager
-def atomic_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
     """Yield an empty folder that becomes `path`, sealed, when the block ends well, and vanishes otherwise.
 
     An existing `path` is replaced only at the end.
+
+    Args:
+        sealed: with `checksums.json`; False for layouts of others, who would change files and not the seal.
 
     Raises:
         MonosemError: the disk is full or cannot be written.
@@ -41,7 +44,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             path.parent.mkdir(parents=True, exist_ok=True)
             with new_draft(draft, Path.mkdir):
                 yield draft
-                write_json_atomic(draft / _CHECKSUMS, _digests(draft))
+                if sealed:
+                    write_json_atomic(draft / _CHECKSUMS, _digests(draft))
                 flush(draft)
                 if path.exists():
                     path.rename(replaced)
@@ -52,6 +56,27 @@ def atomic_folder(path: Path) -> Iterator[Path]:
             replaced.rename(path)
         shutil.rmtree(replaced, ignore_errors=True)
         shutil.rmtree(draft, ignore_errors=True)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a file beside `path` that becomes it when the block ends well, and vanishes otherwise.
+
+    Raises:
+        MonosemError: the disk is full or cannot be written.
+    """
+    draft, _ = draft_names(path)
+    try:
+        with _explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with new_draft(draft, Path.touch):
+                yield draft
+                flush(draft)
+                draft.replace(path)
+            flush_name(path)
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def verify_folder(path: Path, unread: Collection[str] = ()) -> None:
@@ -79,7 +104,7 @@ def verify_folder(path: Path, unread: Collection[str] = ()) -> None:
 
 def write_text_atomic(path: Path, text: str) -> None:
     """Write a text file that is complete or absent."""
-    with _atomic_file(path) as draft:
+    with atomic_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
@@ -115,7 +140,7 @@ def read_json(path: Path) -> Any:
 
 def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write named tensors as one safetensors file, complete or absent."""
-    with _atomic_file(path) as draft:
+    with atomic_file(path) as draft:
         save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, draft)
 
 
@@ -152,22 +177,6 @@ def fingerprint_file(path: Path) -> str:
 def fingerprint_json(value: Any) -> str:
     """SHA-256 of a JSON value, independent of the order of its keys."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def _atomic_file(path: Path) -> Iterator[Path]:
-    draft, _ = draft_names(path)
-    try:
-        with _explained(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with new_draft(draft, Path.touch):
-                yield draft
-                flush(draft)
-                draft.replace(path)
-            flush_name(path)
-    finally:
-        with suppress(OSError):
-            draft.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -76,9 +76,9 @@ def read_torch_file(path: Path) -> Any:
     try:
         with torch.serialization.safe_globals([*known, *dtypes]):
             return torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception:  # damaged files surface as nearly any exception, and torch's advice runs code
+    except Exception as error:  # damaged files surface as nearly any exception, and torch's advice runs code
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise InputError(
             f"{path}: damaged, or more than arrays and plain values written by torch.save; "
             "take the file from its official source"

@@ -151,3 +151,9 @@ def test_fingerprints_see_values_shape_type_and_order():
     assert fingerprint_arrays(a, a + 1) != fingerprint_arrays(a + 1, a)
     assert fingerprint_json({"a": 1, "b": 2}) == fingerprint_json({"b": 2, "a": 1})
     assert fingerprint_json({"a": 1}) != fingerprint_json({"a": 2})
+
+
+def test_a_folder_in_the_layout_of_others_carries_no_seal(tmp_path):
+    with atomic_folder(tmp_path / "theirs", sealed=False) as draft:
+        (draft / "a.txt").write_text("a")
+    assert [path.name for path in (tmp_path / "theirs").iterdir()] == ["a.txt"]

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from monosem.core import drafts
-from monosem.core.artifacts import _atomic_file, atomic_folder, verify_folder, write_text_atomic
+from monosem.core.artifacts import atomic_file, atomic_folder, verify_folder, write_text_atomic
 from monosem.core.drafts import sweep_drafts
 
 WRITER = """
@@ -37,7 +37,7 @@ def test_what_this_process_writes_is_locked_until_it_has_its_name(tmp_path: Path
     with atomic_folder(tmp_path / "folder") as draft:
         (draft / "a.txt").write_text("a")
         sweep_drafts(tmp_path)
-    with _atomic_file(tmp_path / "file") as draft:
+    with atomic_file(tmp_path / "file") as draft:
         sweep_drafts(tmp_path)
         draft.write_text("b")
         sweep_drafts(tmp_path)
