@@ -1,3 +1,6 @@
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -39,3 +42,26 @@ def tiny() -> SAESettings:
 def trained(train_features: Tensor) -> SAE:
     """An SAE of `train_features`; tests must not change it."""
     return fit_sae(train_features, TINY)
+
+
+def _drawn(activation: str, input_norm: str = "rms", **settings: Any) -> SparseAutoencoder:
+    sae = SparseAutoencoder(
+        12, SAESettings(n_latents=24, k=4, activation=activation, input_norm=input_norm, **settings)
+    )
+    random = torch.Generator().manual_seed(5)
+    sae.decoder.data.copy_(torch.nn.functional.normalize(torch.randn(24, 12, generator=random), dim=1))
+    sae.encoder.data.copy_(sae.decoder + 0.1 * torch.randn(24, 12, generator=random))
+    sae.encoder_bias.data.copy_(0.2 * torch.randn(24, generator=random))
+    sae.b_pre.data.copy_(torch.randn(12, generator=random))
+    if sae.threshold is not None:  # some negative: below zero nothing is active, whatever the threshold
+        sae.threshold.data.copy_(torch.linspace(-0.5, 1.0, 24))
+    if input_norm == "rms":
+        sae.input_scale.fill_(3.7)
+    sae.trained_on = "f00d"
+    return sae
+
+
+@pytest.fixture(scope="session")
+def drawn() -> Callable[..., SparseAutoencoder]:
+    """Makes an untrained SAE of 24 latents over 12 inputs, all its weights drawn, by activation and norm."""
+    return _drawn
