@@ -20,7 +20,8 @@ import torch
 from sae_lens.saes.sae import TrainStepInput
 from torch import Tensor
 
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.saelens import load_saelens, save_saelens
 from monosem.sparse.train import fit_sae
 
@@ -35,7 +36,7 @@ def features(rows: int, dim: int, seed: int) -> Tensor:
     return 7 * ((present * (0.5 + torch.rand(rows, 2 * dim, generator=random))) @ directions + 2.0)
 
 
-def ours(train: Tensor, n_latents: int) -> Iterator[tuple[str, SparseAutoencoder]]:
+def ours(train: Tensor, n_latents: int) -> Iterator[tuple[str, SAE]]:
     """Trained TopK SAEs, and the others with the weights of one of them and thresholds at its least codes."""
     for norm in ("rms", "layer", "none"):
         settings = SAESettings(n_latents=n_latents, k=K, input_norm=norm, epochs=3, batch_size=BATCH)
@@ -44,7 +45,7 @@ def ours(train: Tensor, n_latents: int) -> Iterator[tuple[str, SparseAutoencoder
         codes = trained.encode(train)
         least = torch.where(codes > 0, codes, torch.inf).amin(dim=0).nan_to_num(posinf=1.0)
         for activation in ("jump_relu", "batch_topk", "relu"):
-            sae = SparseAutoencoder(train.shape[1], settings.replace(activation=activation))
+            sae = SAE(train.shape[1], settings.replace(activation=activation))
             sae.load_state_dict(trained.state_dict(), strict=False)
             if sae.threshold is not None:
                 sae.threshold.data.copy_(least)
@@ -90,7 +91,7 @@ def theirs(train: Tensor, n_latents: int, folder: Path) -> Iterator[tuple[str, P
 
 
 @torch.no_grad()
-def compare(name: str, x: Tensor, mine: SparseAutoencoder, folder: Path) -> None:
+def compare(name: str, x: Tensor, mine: SAE, folder: Path) -> None:
     there = sae_lens.SAE.load_from_disk(folder, dtype="float64")
     here = mine.double()
     codes, their_codes = here.encode(x), there.encode(x.double())

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from monosem.core.errors import InputError
 from monosem.core.settings import parse
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 
 _SAME_LENGTH = 1e-5
 """Relative spread of the rows' lengths below which it is the rounding of float32."""
@@ -37,7 +38,7 @@ class Weights(NamedTuple):
     """`[L]`, of activations that have one."""
 
 
-def weights_of(sae: SparseAutoencoder) -> Weights:
+def weights_of(sae: SAE) -> Weights:
     """The weights (float32, on the CPU) that give the SAE's codes without its input scale."""
     scale = sae.input_scale
     return Weights(
@@ -51,7 +52,7 @@ def weights_of(sae: SparseAutoencoder) -> Weights:
 
 def sae_of(
     weights: Weights, activation: str, k: int | None, *, layer_norm: bool, source: Path
-) -> SparseAutoencoder:
+) -> SAE:
     """An SAE with the codes and reconstructions of `weights`; `source` opens the messages.
 
     Rows of one common length become unit rows and an input scale, which changes neither codes nor
@@ -68,7 +69,7 @@ def sae_of(
     if not layer_norm and length is not None and abs(float(length) - 1) > _SAME_LENGTH:
         norm, scale = "rms", length
     settings = {"n_latents": n_latents, "k": k, "activation": activation, "input_norm": norm}
-    sae = SparseAutoencoder(dim, parse(SAESettings, settings, str(source)))
+    sae = SAE(dim, parse(SAESettings, settings, str(source)))
     sae.encoder.data.copy_(weights.encoder * scale)
     sae.encoder_bias.data.copy_(weights.encoder_bias)
     sae.decoder.data.copy_(weights.decoder / scale)

@@ -14,12 +14,12 @@ from monosem.core.artifacts import atomic_file
 from monosem.core.errors import InputError
 from monosem.data.pickled import read_torch_file
 from monosem.sparse.interop import Weights, checked_tensors, positive_int, sae_of, weights_of
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.sae import SAE
 
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 
 
-def save_openai(sae: SparseAutoencoder, path: Path) -> None:
+def save_openai(sae: SAE, path: Path) -> None:
     """Write an SAE that `Autoencoder.from_state_dict(torch.load(path))` of sparse_autoencoder reads.
 
     It gives the same codes there. Statistics of its latents are written as of one that has seen no samples.
@@ -58,7 +58,7 @@ def save_openai(sae: SparseAutoencoder, path: Path) -> None:
         torch.save(state, stream)
 
 
-def load_openai(path: Path) -> SparseAutoencoder:
+def load_openai(path: Path) -> SAE:
     """Read an OpenAI checkpoint onto the CPU as float32; nothing in it is executed.
 
     Codes are those that `Autoencoder.from_state_dict` gives. The rows of its decoder may have any length.

@@ -23,7 +23,7 @@ from monosem.sparse.interop import (
     sae_of,
     weights_of,
 )
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.sae import SAE
 
 _CONFIG, _WEIGHTS = "cfg.json", "sae_weights.safetensors"
 _FILES = {_CONFIG, _WEIGHTS, "sparsity.safetensors"}
@@ -47,7 +47,7 @@ _WHY_NOT = {
 }
 
 
-def save_saelens(sae: SparseAutoencoder, folder: Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+def save_saelens(sae: SAE, folder: Path, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write an SAE that SAELens loads with `SAE.load_from_disk(folder)`.
 
     It gives the same codes there on the same inputs: the input scale is folded into the weights. BatchTopK is
@@ -104,7 +104,7 @@ def save_saelens(sae: SparseAutoencoder, folder: Path, *, metadata: Mapping[str,
         save_tensors(draft / _WEIGHTS, tensors)
 
 
-def load_saelens(folder: Path, *, fold_decoder_norm: bool = False) -> SparseAutoencoder:
+def load_saelens(folder: Path, *, fold_decoder_norm: bool = False) -> SAE:
     """Read an SAE that SAELens wrote, of version 6 or before, onto the CPU as float32.
 
     Codes are those that SAELens gives. The rows of its decoder may then have any length, which is right for

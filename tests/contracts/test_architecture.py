@@ -55,6 +55,7 @@ def test_the_wheel_holds_recipes_class_lists_numbers_templates_and_type_marker(t
     needed |= {f"monosem/report/templates/{path.name}" for path in (PACKAGE / "report/templates").iterdir()}
     needed |= {f"monosem/recipes/table1-{data}.yaml" for data in ("cifar100", "imagenet100")}
     needed |= {"monosem/data/imagenet100.txt", "monosem/report/paper_numbers.json"}
+    needed |= {"monosem/sparse/templates/model_card.md.j2"}
     assert needed <= shipped
     assert not [name for name in shipped if name.startswith(("tests/", "docs/", "runs/"))]
 

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from monosem.core.errors import InputError
 from monosem.sparse.openai_layout import load_openai, save_openai
-from monosem.sparse.sae import SparseAutoencoder
+from monosem.sparse.sae import SAE
 
 D, L, K = 12, 24, 4
 STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
-Drawn = Callable[..., SparseAutoencoder]
+Drawn = Callable[..., SAE]
 
 
 def openai_codes_and_outputs(state: dict[str, Any], x: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,7 +39,7 @@ def openai_codes_and_outputs(state: dict[str, Any], x: Tensor) -> tuple[Tensor, 
     return torch.stack(codes), torch.stack(outputs)
 
 
-def assert_same(ours: SparseAutoencoder, x: Tensor, codes: Tensor, outputs: Tensor) -> None:
+def assert_same(ours: SAE, x: Tensor, codes: Tensor, outputs: Tensor) -> None:
     exact = copy.deepcopy(ours).double()
     assert torch.equal(exact.encode(x) > 0, codes > 0)
     assert float((exact.encode(x) - codes).abs().max()) <= 1e-6 * float(codes.max())

@@ -13,13 +13,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from monosem.core.errors import InputError
-from monosem.sparse.sae import SAESettings, SparseAutoencoder
+from monosem.sparse.sae import SAE
+from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.saelens import load_saelens, save_saelens
 from monosem.sparse.train import fit_sae
 
 D, L, K = 12, 24, 4
 ACTIVATIONS = ["topk", "batch_topk", "jump_relu", "relu"]
-Drawn = Callable[..., SparseAutoencoder]
+Drawn = Callable[..., SAE]
 
 
 def saelens_codes_and_outputs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,7 +48,7 @@ def saelens_codes_and_outputs(folder: Path, x: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack(codes), torch.stack(outputs)
 
 
-def assert_same(ours: SparseAutoencoder, x: Tensor, codes: Tensor, outputs: Tensor) -> None:
+def assert_same(ours: SAE, x: Tensor, codes: Tensor, outputs: Tensor) -> None:
     """Ours in float64, so that nothing but the rounding of the weights is left."""
     exact = copy.deepcopy(ours).double()
     assert torch.equal(exact.encode(x) > 0, codes > 0)
@@ -126,7 +127,7 @@ def test_ours_come_back_from_it_as_they_were(
 
 
 def test_a_trained_one_comes_back_in_float32_too(
-    trained: SparseAutoencoder, test_features: Tensor, tmp_path: Path
+    trained: SAE, test_features: Tensor, tmp_path: Path
 ) -> None:
     save_saelens(trained, tmp_path / "sae")
     back = load_saelens(tmp_path / "sae")
