@@ -50,9 +50,7 @@ def weights_of(sae: SAE) -> Weights:
     )
 
 
-def sae_of(
-    weights: Weights, activation: str, k: int | None, *, layer_norm: bool, source: Path
-) -> SAE:
+def sae_of(weights: Weights, activation: str, k: int | None, *, layer_norm: bool, source: Path) -> SAE:
     """An SAE with the codes and reconstructions of `weights`; `source` opens the messages.
 
     Rows of one common length become unit rows and an input scale, which changes neither codes nor

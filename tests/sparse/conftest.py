@@ -44,8 +44,8 @@ def trained(train_features: Tensor) -> SAE:
     return fit_sae(train_features, TINY)
 
 
-def _drawn(activation: str, input_norm: str = "rms", **settings: Any) -> SparseAutoencoder:
-    sae = SparseAutoencoder(
+def _drawn(activation: str, input_norm: str = "rms", **settings: Any) -> SAE:
+    sae = SAE(
         12, SAESettings(n_latents=24, k=4, activation=activation, input_norm=input_norm, **settings)
     )
     random = torch.Generator().manual_seed(5)
@@ -62,6 +62,6 @@ def _drawn(activation: str, input_norm: str = "rms", **settings: Any) -> SparseA
 
 
 @pytest.fixture(scope="session")
-def drawn() -> Callable[..., SparseAutoencoder]:
+def drawn() -> Callable[..., SAE]:
     """Makes an untrained SAE of 24 latents over 12 inputs, all its weights drawn, by activation and norm."""
     return _drawn

@@ -71,9 +71,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FolderHub:
     return hub
 
 
-def test_what_was_pushed_comes_back_as_it_was(
-    hub: FolderHub, trained: SAE, test_features: Tensor
-) -> None:
+def test_what_was_pushed_comes_back_as_it_was(hub: FolderHub, trained: SAE, test_features: Tensor) -> None:
     address = push_to_hub(trained, "me/sae", token="secret", message="First")
     assert address == "https://huggingface.co/me/sae/commit/1"
     assert hub.token == "secret"

@@ -126,9 +126,7 @@ def test_ours_come_back_from_it_as_they_were(
     assert_same(back, test_features, exact.encode(test_features), exact(test_features))
 
 
-def test_a_trained_one_comes_back_in_float32_too(
-    trained: SAE, test_features: Tensor, tmp_path: Path
-) -> None:
+def test_a_trained_one_comes_back_in_float32_too(trained: SAE, test_features: Tensor, tmp_path: Path) -> None:
     save_saelens(trained, tmp_path / "sae")
     back = load_saelens(tmp_path / "sae")
     difference = (back.encode(test_features) - trained.encode(test_features)).abs().max()
