@@ -3,14 +3,15 @@
     python benchmarks/disk_features.py [--rows 500000 5000000] [--folder DIR] [--dim 768] [--latents 4096]
                                        [--k 32] [--batch 1024] [--window MiB] [--threads 2] [--seed 0]
 
-Sets of normal draws as float16 are written through `FeatureSetWriter` to a temporary folder, or to `--folder`,
-where they stay and are used again; 5,000,000 x 768 take 7.8 GB. Every measurement is a fresh process. It opens
-the set, which compares checksums and so reads all of it, drops the files' pages from the cache of this system
-(a host may still hold them) and looks at a sample of pages whether they are gone; what is measured then is
+Sets of normal draws as float16 are written through `FeatureSetWriter` to a temporary folder, or to
+`--folder`, where they stay and are used again; 5,000,000 x 768 take 7.8 GB. Every measurement is a fresh
+process. It opens the set, which compares checksums and so reads all of it, drops the files' pages from the
+cache of this system (a host may still hold them) and looks at a sample of pages whether they are gone. Then
+it measures
 
     reading    `RowBatches` alone: every batch of an epoch, dense and shuffled
-    training   all of `fit_sae` with one epoch: the start reads the set for its mean and scale, the end to count
-               which latents fire
+    training   all of `fit_sae` with one epoch: the start reads the set for its mean and scale, the end to
+               count which latents fire
     its epoch  the part of it that learns
 
 Waiting is the time in which the main thread had to have rows from the disk before it could go on. The peak is
@@ -136,10 +137,10 @@ class Waiting:
             if threading.current_thread() is threading.main_thread() and not self.in_epoch:
                 self.reading += time.perf_counter() - started
 
-        def timed_epoch(batches: RowBatches, *arguments: Any) -> Iterator[Tensor]:
+        def timed_epoch(batches: RowBatches, number: int, first: int = 0) -> Iterator[Tensor]:
             started, waited = time.perf_counter(), batches.seconds_waited
             self.in_epoch = True
-            yield from epoch(batches, *arguments)
+            yield from epoch(batches, number, first)
             self.in_epoch = False
             self.epoch = Reading(
                 "its epoch", time.perf_counter() - started, batches.seconds_waited - waited, peak_mib()
@@ -150,6 +151,7 @@ class Waiting:
 
     @property
     def seconds(self) -> float:
+        """Of both."""
         return self.reading + (self.epoch.waited if self.epoch else 0.0)
 
 
@@ -161,17 +163,14 @@ def opened(work: Work) -> tuple[FeatureSet, float, float | None]:
     seconds = time.perf_counter() - started
     files = sorted(work.path.glob("*-*.npy"))
     drop_from_cache(files)
-    # However the training calls it.
-    RowBatches.__init__.__kwdefaults__["window_bytes"] = work.window_bytes
     return features, seconds, share_cached(files)
 
 
 def read(work: Work) -> Measured:
     features, opening, cached = opened(work)
     waiting = Waiting()
-    rows = sum(
-        len(batch) for batch in RowBatches(features, work.settings.batch_size, seed=work.seed).epoch(0)
-    )
+    batches = RowBatches(features, work.settings.batch_size, seed=work.seed, window_bytes=work.window_bytes)
+    rows = sum(len(batch) for batch in batches.epoch(0))
     assert waiting.epoch is not None
     assert rows == len(features)
     waiting.epoch.name = "reading"
@@ -182,7 +181,7 @@ def train(work: Work) -> Measured:
     features, opening, cached = opened(work)
     waiting = Waiting()
     started = time.perf_counter()
-    fit_sae(features, work.settings, seed=work.seed)
+    fit_sae(features, work.settings, seed=work.seed, window_bytes=work.window_bytes)
     whole = Reading("training", time.perf_counter() - started, waiting.seconds, peak_mib())
     return Measured(opening, cached, [whole] + ([waiting.epoch] if waiting.epoch else []))
 
@@ -209,8 +208,8 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = SAESettings(n_latents=arguments.latents, k=arguments.k, batch_size=arguments.batch, epochs=1)
     print(
-        f"{arguments.dim} -> {arguments.latents:,}, k {arguments.k}, batches of {arguments.batch:,}, windows of "
-        f"{arguments.window:g} MiB together, {arguments.threads} threads"
+        f"{arguments.dim} -> {arguments.latents:,}, k {arguments.k}, batches of {arguments.batch:,}, "
+        f"windows of {arguments.window:g} MiB together, {arguments.threads} threads"
     )
     if arguments.folder:
         arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -229,7 +228,8 @@ def main() -> None:
                 started = time.perf_counter()
                 make(path, rows, arguments.dim, arguments.seed)
                 print(
-                    f"\n{needed / 1e9:.2f} GB made in {time.perf_counter() - started:.1f} s; {free / 1e9:.0f} GB were free"
+                    f"\n{needed / 1e9:.2f} GB made in {time.perf_counter() - started:.1f} s; "
+                    f"{free / 1e9:.0f} GB were free"
                 )
             print(f"\n{rows:,} rows{'seconds':>24}{'rows/s':>10}{'waited, s':>11}{'VmHWM, MiB':>12}")
             work = Work(path, settings, int(arguments.window * MIB), arguments.threads, arguments.seed)
@@ -250,7 +250,8 @@ def main() -> None:
     for name in by_rows[most] if most > fewest else ():
         growth = by_rows[most][name] / by_rows[fewest][name] / (most / fewest)
         print(
-            f"{name}: time of {most:,} rows over that of {fewest:,}, divided by {most / fewest:g}: {growth:.3f}"
+            f"{name}: time of {most:,} rows over that of {fewest:,}, divided by {most / fewest:g}: "
+            f"{growth:.3f}"
         )
 
 

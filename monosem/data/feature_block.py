@@ -59,7 +59,8 @@ class Block:
     def dense(self, dim: int) -> np.ndarray:
         """The rows as float32 [n, D]; dense float32 rows come back uncopied."""
         if self.indices is None:
-            return self.values.astype(np.float32, copy=False)
+            half = self.values.dtype == np.float16
+            return as_floats(self.values).numpy() if half else self.values.astype(np.float32, copy=False)
         return Codes(torch.from_numpy(self.indices), as_floats(self.values), dim)[:].numpy()
 
 

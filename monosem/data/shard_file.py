@@ -164,7 +164,7 @@ class ShardFile:
             raise _changed(self.path)
 
     def _fill(self, stream: FileIO, first: int, out: np.ndarray) -> None:
-        into = memoryview(out.view(np.uint8).reshape(-1))
+        into = out.view(np.uint8).reshape(-1).data
         stream.seek(self.start + first * self._row_bytes)
         filled = 0
         while filled < len(into):  # the system reads at most 2 GiB at once

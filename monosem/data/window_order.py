@@ -1,9 +1,9 @@
 """In which order rows on disk are drawn: blocks at random, joined to windows, shuffled within each.
 
 The rows are cut into blocks of neighbours, and the blocks laid out in random order. The line of rows this
-makes is cut into batches, and these are dealt out to windows, so that no batch needs two of them; a block that
-lies across a border is read in two parts. Within a window rows change places at random. All follows from the
-seed and the numbers of epoch and window, so that any of them can be skipped.
+makes is cut into batches, and these are dealt out to windows, so that no batch needs two of them; a block
+that lies across a border is read in two parts. Within a window rows change places at random. All follows from
+the seed and the numbers of epoch and window, so that any of them can be skipped.
 """
 
 from dataclasses import dataclass

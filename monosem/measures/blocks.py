@@ -129,6 +129,8 @@ def as_floats(array: np.ndarray | Tensor) -> Tensor:
     """A tensor over the same values, float64 as it is and every other type as float32."""
     if isinstance(array, Tensor):
         return array if array.dtype == torch.float64 else array.float()
+    if array.dtype == np.float16:  # torch converts these ten times faster
+        return torch.from_numpy(np.require(array, requirements=["C", "W"])).float()
     kind = np.float64 if array.dtype == np.float64 else np.float32
     # torch warns about arrays it must not write to, which is what a read-only memory map is.
     return torch.from_numpy(np.require(array, dtype=kind, requirements=["C", "W"]))

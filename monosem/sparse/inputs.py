@@ -106,7 +106,7 @@ def _encoded(sae: SAE, features: FeatureSet) -> Iterator[tuple[slice, Codes]]:
 
 def _fixed_width(sae: SAE) -> int:
     """Non-zeros of a row at most, where the activation bounds them; else 0."""
-    return sae.k if getattr(sae.settings, "activation", "topk") == "topk" else 0
+    return sae.k if sae.settings.activation == "topk" else 0
 
 
 def _widened(codes: Codes, k: int) -> tuple[Tensor, Tensor]:

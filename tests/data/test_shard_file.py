@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monosem.core.errors import InputError
@@ -38,6 +38,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> ShardFile:
     return opened(tmp_path_factory.mktemp("shard"), TABLE.astype(np.float32))
 
 
+@settings(deadline=None)
 @given(rows=st.lists(st.integers(0, N - 1), max_size=2 * N))
 def test_rows_by_number_are_those_of_numpy(shared: ShardFile, rows: list[int]) -> None:
     numbers = np.array(rows, dtype=np.int64)
@@ -45,6 +46,7 @@ def test_rows_by_number_are_those_of_numpy(shared: ShardFile, rows: list[int]) -
     np.testing.assert_array_equal(shared[np.sort(numbers)], TABLE.astype(np.float32)[np.sort(numbers)])
 
 
+@settings(deadline=None)
 @given(
     bounds=st.tuples(*[st.none() | st.integers(-N - 3, N + 3)] * 2), step=st.sampled_from([None, 1, 2, -1])
 )

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -176,8 +176,9 @@ def test_the_parts_of_several_processes_are_the_batch(
         assert max(map(len, of_batch)) - min(map(len, of_batch)) <= 1
 
 
+@settings(deadline=None, max_examples=50)
 @given(
-    n_rows=st.integers(1, 300),
+    n_rows=st.integers(1, 200),
     batch_size=st.integers(1, 40),
     more_rows=st.integers(0, 100),
     epoch=st.integers(0, 3),
@@ -291,7 +292,9 @@ def test_peak_memory_does_not_grow_with_the_set(tmp_path: Path) -> None:
             for number in range(blocks):
                 writer.append(block, np.zeros(8192, np.int64), np.arange(8192) + 8192 * number)
     command = [sys.executable, "-c", PEAKS, *(str(tmp_path / name) for name in sizes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Without this the allocator keeps what was freed, now more and now less of it.
+    environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     (windows, rows, peak), (more_windows, more_rows, higher) = (
         map(int, line.split()) for line in done.stdout.splitlines()

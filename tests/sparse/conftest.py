@@ -45,9 +45,7 @@ def trained(train_features: Tensor) -> SAE:
 
 
 def _drawn(activation: str, input_norm: str = "rms", **settings: Any) -> SAE:
-    sae = SAE(
-        12, SAESettings(n_latents=24, k=4, activation=activation, input_norm=input_norm, **settings)
-    )
+    sae = SAE(12, SAESettings(n_latents=24, k=4, activation=activation, input_norm=input_norm, **settings))
     random = torch.Generator().manual_seed(5)
     sae.decoder.data.copy_(torch.nn.functional.normalize(torch.randn(24, 12, generator=random), dim=1))
     sae.encoder.data.copy_(sae.decoder + 0.1 * torch.randn(24, 12, generator=random))
