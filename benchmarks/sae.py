@@ -148,7 +148,7 @@ def probes(rounds: int, forms: list[str]) -> None:
     for form in forms:
         held = FORMS[form].where(codes > 0, codes)
         works[f"{form}, forward"] = lambda held=held: held.decode(push.new_zeros(CLASSES), weight, [n])
-        works[f"{form}, backward"] = lambda held=held: held.outer([push], [n])
+        works[f"{form}, backward"] = lambda held=held: held.outer([push], [n], gradient)
     seconds = medians(works, rounds)
     for way in ("forward", "backward"):
         part = {name: value for name, value in seconds.items() if way in name}

@@ -23,13 +23,15 @@ from monosem.core.artifacts import (
 from monosem.core.errors import InputError
 from monosem.core.settings import parse
 from monosem.data.codes import Codes
-from monosem.measures.blocks import Features, as_floats, row_blocks
+from monosem.measures.blocks import BLOCK_ROWS, Features, as_floats, row_blocks
 from monosem.sparse.activations import activation
 from monosem.sparse.batch_codes import DenseCodes, SparseCodes
 from monosem.sparse.sae_settings import SAESettings
 
 _FORMAT = "monosem-sae-1"
 _LAYER_EPS = 1e-5
+_OUTPUTS_AT_ONCE, _FEWEST_ROWS = 3 * 2**22, 64
+"""Of the encoder: room that is used again for every block, as memory that is new each time is slow."""
 
 
 class SAE(nn.Module):
@@ -104,7 +106,11 @@ class SAE(nn.Module):
         Raises:
             InputError: another number of columns than the SAE was made for.
         """
-        blocks = (self._sparse_codes(self._as_inputs(block)) for _, block in row_blocks(x))
+        rows = min(BLOCK_ROWS, max(_FEWEST_ROWS, _OUTPUTS_AT_ONCE // self.n_latents))
+        room = torch.empty(
+            min(rows, len(x)), self.n_latents, dtype=self.b_pre.dtype, device=self.b_pre.device
+        )
+        blocks = (self._sparse_codes(self._as_inputs(block), room) for _, block in row_blocks(x, rows))
         return Codes.joined((codes.padded() for codes in blocks), self.n_latents)
 
     def decode(self, codes: Tensor, like: Tensor | np.ndarray | None = None) -> Tensor:
@@ -178,8 +184,9 @@ class SAE(nn.Module):
         return sae
 
     @torch.no_grad()
-    def _sparse_codes(self, x: Tensor) -> SparseCodes:
-        pre = self.pre_activations(self.normalise(x))
+    def _sparse_codes(self, x: Tensor, room: Tensor | None = None) -> SparseCodes:
+        z = self.normalise(x) - self.b_pre
+        pre = torch.addmm(self.encoder_bias, z, self.encoder.T, out=None if room is None else room[: len(z)])
         return self.activation.codes(SparseCodes, pre, self.k, self.threshold)
 
     def _as_inputs(self, x: Tensor | np.ndarray) -> Tensor:
