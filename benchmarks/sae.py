@@ -211,7 +211,9 @@ def saelens(x: Tensor) -> Callable[[], None]:
     dead = torch.zeros(L, dtype=torch.bool)
 
     def work() -> None:
-        given = TrainStepInput(sae_in=x, coefficients={}, dead_neuron_mask=dead, n_training_steps=0)
+        given = TrainStepInput(
+            sae_in=x, coefficients={}, dead_neuron_mask=dead, n_training_steps=0, is_logging_step=False
+        )
         output = sae.training_forward_pass(given)
         optimizer.zero_grad()
         output.loss.backward()
