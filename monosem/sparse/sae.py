@@ -45,7 +45,8 @@ class SAE(nn.Module):
         b_pre: `[D]`, in normalised space.
         threshold: `[L]`, what batch_topk and jump_relu compare encoder outputs with; None for the others.
         input_scale: what inputs are divided by (`input_norm` "rms").
-        firing_counts: rows of the training set that activate each latent `[L]`.
+        firing_counts: rows of the training set that activate each latent `[L]`; of about 2^20 rows, if it has
+            more.
         trained_on: fingerprint of the training features.
         history: one dict of readings an epoch.
     """

@@ -11,9 +11,9 @@ from monosem.core.checkpoints import Checkpoints, State, part_of, under
 from monosem.core.distributed import World
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
-from monosem.data.rows import Inputs
+from monosem.data.rows import Inputs, take_rows
 from monosem.data.windows import WINDOW_BYTES, RowBatches
-from monosem.measures.blocks import Features, features_shape, row_blocks
+from monosem.measures.blocks import BLOCK_ROWS, Features, features_shape
 from monosem.sparse.evaluate import fvu
 from monosem.sparse.initialise import initialise, starting_point
 from monosem.sparse.inputs import fingerprint
@@ -23,6 +23,9 @@ from monosem.sparse.trainer import Trainer
 
 _SHARED = ("input_norm", "b_pre_init", "epochs", "batch_size")
 """Settings that SAEs trained together have in common."""
+
+_COUNTED_ROWS = 2**20
+"""About so many rows say which latents fire; larger sets are looked at in stretches, evenly spaced."""
 
 
 def fit_sae(
@@ -90,7 +93,7 @@ def fit_saes(
             raise InputError(f"sae.{name}: SAEs that are trained together have one; train the others apart")
     if held_out is None and any(settings.patience is not None for settings in variants):
         raise InputError("sae.patience needs held-out features to watch; give held_out, or leave it out")
-    _, dim = features_shape(features)
+    n_rows, dim = features_shape(features)
     saes = [SAE(dim, settings) for settings in variants]
     trained_on = fingerprint(features)
     identity = {
@@ -138,9 +141,11 @@ def fit_saes(
             break
     for fit in fits:
         fit.keep_best()
-    for _, block in row_blocks(features):
+    every = -(-n_rows // _COUNTED_ROWS)
+    for first in range(0, n_rows, every * BLOCK_ROWS):
+        rows = take_rows(features, torch.arange(first, min(first + BLOCK_ROWS, n_rows)))
         for sae in saes:
-            sae.firing_counts += sae.active_counts(block.to(device))
+            sae.firing_counts += sae.active_counts(rows.to(device))
     return [sae.cpu() for sae in saes]
 
 

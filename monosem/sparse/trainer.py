@@ -28,7 +28,7 @@ class Trainer:
 
     Args:
         variance: mean square of a centred entry of the normalised training features, the unit of losses.
-        total: steps planned, over which the learning rate rises and falls; None: it rises and stays.
+        total: steps planned, over which the learning rate rises and falls; None: it stays at its peak.
         world: the processes that share each batch, every one with a part of it; None: this one alone.
 
     Attributes:
@@ -63,8 +63,7 @@ class Trainer:
         reading = self._gradients(z, n)
         self._share(reading)
         assert sae.decoder.grad is not None
-        # Rows stay on the unit sphere: what would only change their length is left out, and the rest of a
-        # change of length is Adam's.
+        # What would only change a row's length, which is fixed at 1, is left out.
         sae.decoder.grad.addcmul_(sae.decoder, reading.radial[:, None], value=-1)
         for group in self._optimizer.param_groups:
             group["lr"] = self._lr * self._rate()

@@ -9,6 +9,7 @@ from torch import Tensor
 from monosem.core import checkpoints
 from monosem.core.errors import InputError, Paused
 from monosem.core.progress import SilentWatch
+from monosem.sparse import train
 from monosem.sparse.evaluate import fvu
 from monosem.sparse.initialise import geometric_median, initialise, starting_point
 from monosem.sparse.sae import SAE
@@ -29,6 +30,16 @@ def test_training_explains_held_out_features_and_counts_who_fires(
     counts = [sum(bool(code[latent] > 0) for code in trained.encode(train_features)) for latent in range(24)]
     assert trained.firing_counts.tolist() == counts
     assert trained.n_dead == counts.count(0)
+
+
+def test_latents_of_a_large_set_are_counted_on_a_part_of_it(
+    train_features: Tensor, tiny: SAESettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train, "_COUNTED_ROWS", 200)
+    monkeypatch.setattr(train, "BLOCK_ROWS", 50)
+    sae = fit_sae(train_features, tiny.replace(epochs=1))
+    looked_at = torch.cat([train_features[first : first + 50] for first in range(0, 600, 150)])
+    assert torch.equal(sae.firing_counts, (sae.encode(looked_at) > 0).sum(dim=0))
 
 
 def test_the_seed_decides_every_bit_and_nothing_else_is_touched(
