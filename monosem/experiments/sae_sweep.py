@@ -28,7 +28,7 @@ from monosem.measures.geometry import mean_and_rms
 from monosem.sparse.evaluate import sae_quality
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
-from monosem.sparse.train import fit_saes
+from monosem.sparse.train import fit_saes, untrained
 
 SHORT_NAMES = {"latents": "n_latents"}
 """How a setting may be called on the command line."""
@@ -101,9 +101,8 @@ def run_sweep(
         "features": features.fingerprint,
         "held_out": None if held_out is None else held_out.fingerprint,
     }
+    untrained(list(variants.values()), features.dim, held_out)  # before the folder is taken
     folder = RunFolder.claim(out, facts, fingerprint_json(facts), command)
-    if held_out is not None and held_out.dim != features.dim:
-        raise InputError(f"held-out features have {held_out.dim} columns, the others {features.dim}")
     saes = fit_saes(
         features,
         list(variants.values()),

@@ -1,6 +1,7 @@
 """What SAEs side by side have come to, in words and numbers."""
 
 import math
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +41,26 @@ def screen(run: Path) -> str:
     lines = [_HEADER, *_body(results)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADER))]
     shown = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join([*shown, "", _about(results), f"Written to {run} (figures/frontier.png, saes/)"])
+    return "\n".join(
+        [
+            *shown,
+            "",
+            textwrap.fill(_about(results), 100, break_on_hyphens=False),
+            f"Written to {run} (figures/frontier.png, saes/)",
+        ]
+    )
 
 
-_HEADER = ("latents", "k", "activation", "FVU, %", "L0", "dead, %", "monosemanticity, %")
+_HEADER = ("SAE", "latents", "k", "activation", "FVU, %", "L0", "dead, %", "monosemanticity, %")
 
 
 def _body(results: pd.DataFrame) -> list[tuple[str, ...]]:
     rows: Any = results.to_dict("records")
     return [
         (
+            str(row["sae"]),
             f"{row['n_latents']:,}",
-            f"{row['k']}",
+            NO_VALUE if row["activation"] == "relu" else f"{row['k']}",
             str(row["activation"]),
             f"{100 * row['fvu']:.2f}",
             f"{row['l0']:.1f}",

@@ -10,11 +10,12 @@ values that were active in its batches.
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, TypeVar
 
+import torch
 from torch import Tensor
 
-from monosem.core.distributed import summed, world_size
 from monosem.sparse.batch_codes import BatchCodes
 from monosem.sparse.kernels import kth_largest
 from monosem.sparse.sae_settings import SAESettings
@@ -24,6 +25,15 @@ AnyCodes = TypeVar("AnyCodes", bound=BatchCodes)
 _L1 = 0.02
 _DISTANCE_FROM_K = 1.0
 _THRESHOLD_MEMORY = 0.99
+
+
+Total = Callable[[Tensor], Tensor]
+"""Adds up what the processes that share a batch have found."""
+
+
+def alone(found: Tensor) -> Tensor:
+    """The total where one process has the whole batch."""
+    return found
 
 
 class Back(NamedTuple):
@@ -40,7 +50,8 @@ class Back(NamedTuple):
 class TopK:
     """The k largest of each sample; what the other activations do differently is written there.
 
-    Encoder outputs `pre` are `[B, L]`, `threshold` is `[L]` (None: there is none), n = B samples.
+    Encoder outputs `pre` are `[B, L]`, `threshold` is `[L]` (None: there is none); n samples make up the
+    batch, over all processes that share it.
     """
 
     has_threshold = False
@@ -58,7 +69,15 @@ class TopK:
         """The codes among them."""
         return held
 
-    def back(self, held: BatchCodes, d_codes: Tensor, n: int, k: int, threshold: Tensor | None) -> Back:
+    def back(
+        self,
+        held: BatchCodes,
+        d_codes: Tensor,
+        n: int,
+        k: int,
+        threshold: Tensor | None,
+        total: Total = alone,
+    ) -> Back:
         """From the loss's gradient at each held place to that of the encoder's output there."""
         return Back(d_codes * (held.values > 0), None, d_codes.new_zeros(()))
 
@@ -78,7 +97,15 @@ class ReLU(TopK):
 
     held = codes
 
-    def back(self, held: BatchCodes, d_codes: Tensor, n: int, k: int, threshold: Tensor | None) -> Back:
+    def back(
+        self,
+        held: BatchCodes,
+        d_codes: Tensor,
+        n: int,
+        k: int,
+        threshold: Tensor | None,
+        total: Total = alone,
+    ) -> Back:
         """The L1 norm pulls every active code alike."""
         pull = self._pull / n
         return Back((d_codes + pull) * (held.values > 0), None, pull * held.values.sum())
@@ -96,7 +123,8 @@ class BatchTopK(TopK):
 
     def held(self, form: type[AnyCodes], pre: Tensor, k: int, threshold: Tensor | None) -> AnyCodes:
         """The k B largest outputs that are positive."""
-        return form.where((pre >= batch_cut(pre, k)) & (pre > 0), pre)
+        cut = batch_cut(pre, k) if len(pre) else 0.0  # a process's part may have no rows
+        return form.where((pre >= cut) & (pre > 0), pre)
 
     def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
         """The threshold goes after the smallest active value."""
@@ -128,16 +156,26 @@ class JumpReLU(BatchTopK):
         assert threshold is not None
         return held.with_values(held.values * (held.values > held.per_latent(threshold)))
 
-    def back(self, held: BatchCodes, d_codes: Tensor, n: int, k: int, threshold: Tensor | None) -> Back:
+    def back(
+        self,
+        held: BatchCodes,
+        d_codes: Tensor,
+        n: int,
+        k: int,
+        threshold: Tensor | None,
+        total: Total = alone,
+    ) -> Back:
         """Outputs near the threshold move it."""
         assert threshold is not None
         at = held.per_latent(threshold)
         active = held.values > at
         near = ((held.values - at).abs() < self._bandwidth / 2) & (held.values > 0)
-        beyond = summed(active.sum().to(at.dtype)) / (n * k) - 1
+        count = active.sum().to(at.dtype)
+        everywhere, processes = total(torch.stack([count, torch.ones_like(count)]))
+        beyond = everywhere / (n * k) - 1
         of_count = 2 * self._coef * beyond / (n * k)
         pushes = near * (at * d_codes + of_count) / -self._bandwidth
-        share = self._coef * beyond**2 / world_size()  # these are added up
+        share = self._coef * beyond**2 / processes  # these are added up
         return Back(d_codes * active, held.with_values(pushes).sums(), share)
 
     def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:

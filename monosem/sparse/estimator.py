@@ -76,6 +76,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         rows = self._checked(X, reset=True)
         self.sae_ = fit_sae(rows, self._settings(), seed=self._seed())
         self._trainer: Trainer | None = None
+        self._variance = mean_and_rms(self.sae_.normalise(rows))[1] ** 2
         self.n_iter_ = self.epochs * -(-len(rows) // self.batch_size)
         self.n_dead_ = self.sae_.n_dead
         self._note_constant(rows, fresh=True)
@@ -88,18 +89,15 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         """
         fresh = not hasattr(self, "sae_")
         rows = self._checked(X, reset=fresh)
-        trainer = None if fresh else self._trainer
         if fresh:
-            self.sae_ = SAE(rows.shape[1], self._settings())
-            start = starting_point(rows, self.sae_.settings)
-            initialise(self.sae_, start, self._seed())
-            trainer = Trainer(self.sae_, start.variance, None)
-        elif trainer is None:  # after fit
-            _, spread = mean_and_rms(self.sae_.normalise(rows))
-            trainer = Trainer(self.sae_, spread**2, None)
+            sae = SAE(rows.shape[1], self._settings())
+            start = starting_point(rows, sae.settings)
+            initialise(sae, start, self._seed())
+            self.sae_, self._variance, self._trainer, self.n_iter_ = sae, start.variance, None, 0
+        trainer = self._trainer or Trainer(self.sae_, self._variance, None)
         trainer.step(rows)
         self._trainer = trainer
-        self.n_iter_ = trainer.done
+        self.n_iter_ += 1
         self.n_dead_ = len(trainer.dead)
         self._note_constant(rows, fresh=fresh)
         return self

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosem.core.distributed import summed
+from monosem.sparse.activations import Total, alone
 from monosem.sparse.batch_codes import BatchCodes, DenseCodes
 from monosem.sparse.kernels import topk_relu
 from monosem.sparse.sae import SAE
@@ -42,6 +42,7 @@ def gradients(
     k: int | None = None,
     n: int | None = None,
     outputs: Tensor | None = None,
+    total: Total = alone,
 ) -> Step:
     """Set the gradient of every parameter for one batch of normalised inputs `[B, D]`.
 
@@ -56,6 +57,7 @@ def gradients(
         n: rows of the batch over all processes, whose losses and gradients add up to those of the batch;
             None: these are all.
         outputs: room for the encoder's outputs, `[B, L]` or with more rows.
+        total: adds up what the processes that share the batch have found.
     """
     settings, activation = sae.settings, sae.activation
     k, n = k or sae.k, n or len(z)
@@ -73,7 +75,7 @@ def gradients(
     for group in range(len(pushes) - 2, -1, -1):
         pushes[group] += pushes[group + 1]
     d_codes = codes.dots(pushes, sae.decoder, ends)
-    back = activation.back(held, d_codes, n, k, sae.threshold)
+    back = activation.back(held, d_codes, n, k, sae.threshold, total)
     d_pre = held.with_values(back.pre)
     # The last step's gradients are room for these.
     sae.decoder.grad = codes.outer(pushes, ends, room=sae.decoder.grad)
@@ -82,7 +84,7 @@ def gradients(
     radial = codes.with_values(codes.values * d_codes).sums()
     aux_loss = torch.zeros_like(loss)
     if len(dead) and settings.aux_coef > 0:
-        aux_loss = _add_aux(sae, x, pre[:, dead], excesses[-1], dead, n, radial)
+        aux_loss = _add_aux(sae, x, pre[:, dead], excesses[-1], dead, n, radial, total)
     # b_pre is in every reconstruction, and is taken from every input.
     sae.b_pre.grad = pushes[0].sum(dim=0) - sae.encoder_bias.grad @ sae.encoder
     if sae.threshold is not None and back.threshold is not None:
@@ -93,15 +95,22 @@ def gradients(
 
 
 def _add_aux(
-    sae: SAE, x: Tensor, pre: Tensor, excess: Tensor, dead: Tensor, n: int, radial: Tensor
+    sae: SAE,
+    x: Tensor,
+    pre: Tensor,
+    excess: Tensor,
+    dead: Tensor,
+    n: int,
+    radial: Tensor,
+    total: Total,
 ) -> Tensor:
     """AuxK's loss; its gradients are added to those that are there. `pre` is the dead latents' alone."""
     settings, table = sae.settings, sae.decoder[dead]
     codes = topk_relu(pre, settings.aux_k or max(1, sae.dim // 2))
     # excess is minus the residual, so this is the auxiliary reconstruction minus the residual.
     aux_excess = torch.addmm(excess, codes, table)
-    centred = excess - summed(excess.sum(dim=0)) / n
-    spread = summed(centred.square().sum())
+    centred = excess - total(excess.sum(dim=0)) / n
+    spread = total(centred.square().sum())
     per_spread = torch.where(spread > 0, 1 / spread, 0.0)  # a batch of one row has none
     push = aux_excess * (2 * settings.aux_coef * per_spread)
     d_codes = push @ table.T

@@ -69,7 +69,8 @@ def initialise(sae: SAE, start: Start, seed: int) -> None:
     sae.decoder.data.copy_(torch.nn.functional.normalize(directions, dim=1))
     sae.encoder.data.copy_(sae.decoder.data)
     if sae.threshold is not None:
-        sae.threshold.data.fill_(batch_cut(sae.pre_activations(start.sample.to(sae.b_pre.dtype)), sae.k))
+        outputs = sae.pre_activations(start.sample.to(sae.b_pre.dtype))
+        sae.threshold.data.fill_(batch_cut(outputs, sae.k).clamp(min=0))
 
 
 def geometric_median(features: Features, start: Tensor, scale: float) -> Tensor:

@@ -43,7 +43,9 @@ struct RowTopK {
 #pragma omp simd
       for (int64_t group = 0; group < groups; ++group) most[group] = std::max(most[group], values[group]);
     }
-    if (groups < k) return -std::numeric_limits<float>::infinity();
+    // A value that is no number compares with nothing, and gives no bound.
+    const bool numbers = std::none_of(maxima.begin(), maxima.end(), [](float most) { return std::isnan(most); });
+    if (groups < k || !numbers) return -std::numeric_limits<float>::infinity();
     ordered = maxima;
     std::nth_element(ordered.begin(), ordered.begin() + k - 1, ordered.end(), std::greater<float>());
     return ordered[k - 1];
@@ -67,7 +69,7 @@ struct RowTopK {
       std::nth_element(candidates.begin(), candidates.begin() + k - 1, candidates.end(),
                        [row](int32_t a, int32_t b) { return row[a] > row[b]; });
     // Only values that are no numbers leave fewer than k: they compare with nothing.
-    for (int32_t other = 0; int64_t(candidates.size()) < k; ++other)
+    for (int32_t other = 0; other < width && int64_t(candidates.size()) < k; ++other)
       if (std::isnan(row[other])) candidates.push_back(other);
     for (int64_t place = 0; place < k; ++place) {
       columns[place] = candidates[place];

@@ -1,5 +1,6 @@
 """Training SAEs on cached features: epochs, checkpoints, when to stop."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
 from monosem.data.rows import Inputs, take_rows
 from monosem.data.windows import WINDOW_BYTES, RowBatches
-from monosem.measures.blocks import BLOCK_ROWS, Features, features_shape
+from monosem.measures.blocks import BLOCK_ROWS, features_shape
 from monosem.sparse.evaluate import fvu
 from monosem.sparse.initialise import initialise, starting_point
 from monosem.sparse.inputs import fingerprint
@@ -33,7 +34,7 @@ def fit_sae(
     settings: SAESettings | None = None,
     *,
     seed: int = 0,
-    held_out: Features | None = None,
+    held_out: Inputs | None = None,
     window_bytes: int = WINDOW_BYTES,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
@@ -69,13 +70,25 @@ def fit_sae(
     return sae
 
 
+def untrained(variants: Sequence[SAESettings], dim: int, held_out: Inputs | None) -> list[SAE]:
+    """SAEs of these settings, without weights; InputError where `fit_saes` would refuse them."""
+    for name in _SHARED:
+        if any(getattr(settings, name) != getattr(variants[0], name) for settings in variants):
+            raise InputError(f"sae.{name}: SAEs that are trained together have one; train the others apart")
+    if held_out is None and any(settings.patience is not None for settings in variants):
+        raise InputError("sae.patience needs held-out features to watch; give held_out, or leave it out")
+    if held_out is not None and (columns := features_shape(held_out)[1]) != dim:
+        raise InputError(f"held-out features have {columns} columns, the others {dim}")
+    return [SAE(dim, settings) for settings in variants]
+
+
 @torch.no_grad()
 def fit_saes(
     features: Inputs,
     variants: Sequence[SAESettings],
     *,
     seed: int = 0,
-    held_out: Features | None = None,
+    held_out: Inputs | None = None,
     window_bytes: int = WINDOW_BYTES,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
@@ -88,19 +101,16 @@ def fit_saes(
     variants differ in epochs, batch size, normalisation or where b_pre begins.
     """
     shared = variants[0]
-    for name in _SHARED:
-        if any(getattr(settings, name) != getattr(shared, name) for settings in variants):
-            raise InputError(f"sae.{name}: SAEs that are trained together have one; train the others apart")
-    if held_out is None and any(settings.patience is not None for settings in variants):
-        raise InputError("sae.patience needs held-out features to watch; give held_out, or leave it out")
     n_rows, dim = features_shape(features)
-    saes = [SAE(dim, settings) for settings in variants]
+    saes = untrained(variants, dim, held_out)
     trained_on = fingerprint(features)
     identity = {
         "settings": [settings.model_dump(mode="json") for settings in variants],
         "seed": seed,
         "features": trained_on,
     }
+    if held_out is not None and any(settings.patience is not None for settings in variants):
+        identity["held_out"] = fingerprint(held_out)
     if window_bytes != WINDOW_BYTES:
         identity["window_bytes"] = window_bytes
     checkpoints = Checkpoints(checkpoint, identity, watch.notice)
@@ -156,11 +166,12 @@ class _Fit:
         self.trainer, self.sae = trainer, trainer.sae
         self._best: dict[str, Tensor] = {}
 
-    def end_epoch(self, epoch: int, held_out: Features | None, mean: Tensor, watch: Watch) -> None:
+    def end_epoch(self, epoch: int, held_out: Inputs | None, mean: Tensor, watch: Watch) -> None:
         readings: dict[str, Any] = {"epoch": epoch, **self.trainer.readings()}
         if held_out is not None:
             readings["fvu"] = fvu(self.sae, held_out, mean)
-            if readings["fvu"] < min((past["fvu"] for past in self.sae.history), default=float("inf")):
+            before = [past["fvu"] for past in self.sae.history]
+            if self.sae.settings.patience is not None and not readings["fvu"] >= _least(before):
                 self._best = {name: tensor.clone() for name, tensor in self.sae.state_dict().items()}
         self.sae.history.append(readings)
         watch.record("epoch", of="sae", form=self.trainer.form, **readings)
@@ -171,10 +182,10 @@ class _Fit:
         if patience is None or len(history) <= patience:
             return False
         values = [readings["fvu"] for readings in history]
-        return min(values[-patience:]) >= min(values[:-patience])
+        return _least(values[-patience:]) >= _least(values[:-patience])
 
     def keep_best(self) -> None:
-        if self.sae.settings.patience is not None:
+        if self._best:
             self.sae.load_state_dict(self._best)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -186,6 +197,11 @@ class _Fit:
     def restore(self, tensors: dict[str, Tensor], facts: dict[str, Any]) -> None:
         self.trainer.restore(tensors, facts["trainer"])
         self._best, self.sae.history = part_of("best", tensors), facts["history"]
+
+
+def _least(values: Sequence[float]) -> float:
+    """The least of them; what is no number is none."""
+    return min((value for value in values if not math.isnan(value)), default=math.inf)
 
 
 def _shown(fits: Sequence[_Fit]) -> dict[str, float]:

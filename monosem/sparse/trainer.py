@@ -4,7 +4,7 @@ Sources: Gao et al. 2024, section 2 and appendix A.
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.distributed as dist
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from monosem.core.checkpoints import optimizer_tensors, part_of, restore_optimizer, under
 from monosem.core.distributed import World, summed
 from monosem.encoders.optim import warmup_cosine
+from monosem.sparse.activations import alone
 from monosem.sparse.batch_codes import FORMS, forms_on
 from monosem.sparse.gradients import Step, gradients
 from monosem.sparse.sae import SAE
@@ -126,24 +127,41 @@ class Trainer:
         settings = self.sae.settings
         k = self.sae.k if self.total is None else settings.k_at(self.done, self.total, self.sae.k)
         return gradients(
-            self.sae, z, self.dead, self.variance, form=FORMS[form], k=k, n=n, outputs=self._outputs
+            self.sae,
+            z,
+            self.dead,
+            self.variance,
+            form=FORMS[form],
+            k=k,
+            n=n,
+            outputs=self._outputs,
+            total=alone if self._world is None else summed,
         )
 
     def _faster_form(self, z: Tensor, n: int) -> str:
         """Dense, unless another form is clearly faster on this batch, on the main process."""
-        if len(z) * self.sae.n_latents * self.sae.dim < _WORTH_TIMING:
+        # Processes must come to the same answer, whose parts of the batch may differ by a row.
+        rows = n if self._world is None else n // self._world.size
+        if rows * self.sae.n_latents * self.sae.dim < _WORTH_TIMING:
             return "dense"
         threshold = None if self.sae.threshold is None else self.sae.threshold.clone()
-        forms = forms_on(z.device)
+        there = forms_on(z.device)
+        forms = [
+            form
+            for form, is_there in zip(FORMS, self._agreed(form in there for form in FORMS), strict=True)
+            if is_there
+        ]
         seconds = {form: min(self._seconds(form, z, n) for _ in range(2)) for form in forms}
         if threshold is not None and self.sae.threshold is not None:
             self.sae.threshold.copy_(threshold)  # a trial teaches nothing
         seconds["dense"] *= _CLEARLY_FASTER
         fastest = min(seconds, key=lambda form: seconds[form])
-        if self._world is None:
-            return fastest
-        said = self._world.agreed(*(form == fastest for form in forms))
+        said = self._agreed(form == fastest for form in forms)
         return forms[said.index(True)]
+
+    def _agreed(self, answers: Iterable[bool]) -> tuple[bool, ...]:
+        """What the main process says."""
+        return tuple(answers) if self._world is None else self._world.agreed(*answers)
 
     def _seconds(self, form: str, z: Tensor, n: int) -> float:
         started = time.perf_counter()

@@ -32,7 +32,8 @@ def weighted_rows(
     if out is None:
         out = torch.empty(bags, dim, dtype=table.dtype, device=table.device)
     programs = (bags, -(-dim // _COLUMNS))
-    _programs().sum_rows[programs](table, index, offsets, weights.contiguous(), out, dim, WIDTH=_COLUMNS)
+    with torch.cuda.device(table.device):
+        _programs().sum_rows[programs](table, index, offsets, weights.contiguous(), out, dim, WIDTH=_COLUMNS)
     return out
 
 
@@ -41,7 +42,8 @@ def row_dots(left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> Tens
     if not (_fits(left) and _fits(right)) or not len(rows):
         return kernels.row_dots(left, rows, right, columns)
     dots = torch.empty(len(rows), dtype=left.dtype, device=left.device)
-    _programs().dot_rows[(len(rows),)](left, rows, right, columns, dots, left.shape[1], WIDTH=_COLUMNS)
+    with torch.cuda.device(left.device):
+        _programs().dot_rows[(len(rows),)](left, rows, right, columns, dots, left.shape[1], WIDTH=_COLUMNS)
     return dots
 
 

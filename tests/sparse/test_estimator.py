@@ -117,3 +117,14 @@ def test_it_works_in_a_pipeline(digits: NDArray[np.float32]) -> None:
 def test_settings_go_to_the_engine(digits: NDArray[np.float32]) -> None:
     estimator = SparseAutoencoder(n_latents=32, k=4, epochs=1, settings={"b_pre_init": "geometric_median"})
     assert estimator.fit(digits[:100]).sae_.settings.b_pre_init == "geometric_median"
+
+
+def test_partial_fit_takes_single_rows_and_recovers_from_a_refusal(digits: NDArray[np.float32]) -> None:
+    fitted = SparseAutoencoder(n_latents=32, k=4, epochs=2, random_state=0).fit(digits[:100])
+    fitted.partial_fit(digits[:1])
+    assert np.isfinite(fitted.sae_.decoder.numpy()).all()
+    assert fitted.n_iter_ == 3
+    fresh = SparseAutoencoder(n_latents=32, k=4)
+    with pytest.raises(ValueError, match="all rows of the features are equal"):
+        fresh.partial_fit(np.full((30, 64), 3.0))
+    assert fresh.partial_fit(digits[:100]).n_iter_ == 1

@@ -137,3 +137,14 @@ def test_the_switch_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
         assert operators.why_not() == "MONOSEM_OPERATORS=0"
     finally:
         operators.compiled.cache_clear()
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+@pytest.mark.parametrize("places", [[0], [5, 299], list(range(300))])
+def test_values_that_are_no_numbers_do_no_harm(places: list[int]) -> None:
+    rows = torch.randn(3, 300, generator=torch.Generator().manual_seed(0))
+    rows[1, places] = torch.nan
+    _, columns = operators.topk(rows, 4)
+    assert all(len(set(some)) == 4 for some in columns.tolist())
+    assert int(columns.min()) >= 0
+    assert int(columns.max()) < 300

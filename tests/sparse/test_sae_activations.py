@@ -204,3 +204,21 @@ def test_layer_norm_has_an_fvu_of_its_own(train_features: Tensor, tiny: SAESetti
     expected = (z - z_hat).square().sum() / (z - z.mean(dim=0)).square().sum()
     assert quality.fvu_normalised == pytest.approx(float(expected), rel=1e-4)
     assert quality.fvu_normalised != pytest.approx(quality.fvu, rel=1e-3)
+
+
+def test_a_checkpoint_knows_the_features_it_watched(
+    train_features: Tensor, test_features: Tensor, tiny: SAESettings, tmp_path: Path
+) -> None:
+    settings = tiny.replace(patience=2)
+    with pytest.raises(Paused):
+        fit_sae(train_features, settings, held_out=test_features, checkpoint=tmp_path, watch=PauseAlways())
+    with pytest.raises(InputError, match="other settings, seed or data"):
+        fit_sae(train_features, settings, held_out=test_features + 1, checkpoint=tmp_path)
+
+
+def test_an_sae_that_comes_apart_ends_early(
+    train_features: Tensor, test_features: Tensor, tiny: SAESettings
+) -> None:
+    settings = tiny.replace(lr=1e30, patience=2, epochs=8)
+    sae = fit_sae(train_features, settings, held_out=test_features)
+    assert len(sae.history) < 8

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
         return
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(triton_kernels, "available", lambda device: True)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nullcontext())
     sys.modules.pop("monosem.sparse.triton_programs", None)
     triton_kernels._programs.cache_clear()
     yield torch.device("cpu")
