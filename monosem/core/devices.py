@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from monosem.core.errors import MonosemError
+from monosem.core.errors import MonosemError, first_line
 
 _LOST = ("CUDA error", "cuDNN error", "CUBLAS", "NCCL error", "device-side assert")
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory")
@@ -21,7 +21,7 @@ def device_errors_explained(doing: str, remedy: str) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # torch.OutOfMemoryError and torch.AcceleratorError are RuntimeErrors
-        said = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        said = first_line(error)
         if isinstance(error, torch.OutOfMemoryError) or any(sign in said for sign in _OUT_OF_MEMORY):
             raise MonosemError(f"{doing}: out of memory; {remedy}") from error
         if any(sign in said for sign in _LOST):

@@ -20,3 +20,8 @@ class Paused(MonosemError):
 
 
 INTERRUPTED_EXIT_CODE = 130
+
+
+def first_line(error: BaseException) -> str:
+    """What a foreign error says, in one line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -116,7 +116,7 @@ def expected_costs(recipe: Recipe, data: RecipeData) -> dict[str, Cost]:
     # Forward and backward of one pass over the training set with every label set at once.
     probe_epoch = 4.0 * n_train * width * (1 + n_levels * recipe.n_noise) * data.train.n_classes
     flops_and_megabytes = {
-        "sae": (12.0 * n_train * recipe.sae.epochs * width * (recipe.sae.n_latents or width), 1.0),
+        "sae": (recipe.sae.training_flops(n_train, width), 1.0),
         "measure": (4.0 * n_train * n_test * width, 0.1),
         "tuned": (probe_epoch * len(recipe.tuned.strengths()) / 2, 0.1),
         "published": (probe_epoch * recipe.published.epochs, 0.1),

@@ -69,8 +69,7 @@ def variants_of(overrides: Iterable[str], swept: Iterable[str]) -> dict[str, SAE
 
 def expected_seconds(features: FeatureSet, variants: Iterable[SAESettings]) -> float:
     """About what training takes on two CPU cores."""
-    sizes = (settings.epochs * settings.latents(features.dim)[0] for settings in variants)
-    return 12 * len(features) * features.dim * sum(sizes) / _FLOPS
+    return sum(settings.training_flops(len(features), features.dim) for settings in variants) / _FLOPS
 
 
 def run_sweep(
@@ -135,10 +134,9 @@ def run_sweep(
         )
     table = pd.DataFrame(rows)
     write_table(table, out / "results.csv")
-    folder.log("tables complete", seconds=round(time.monotonic() - started, 1))
-    folder.write_manifest(
-        command, tables_complete=True, wall_seconds_total=round(time.monotonic() - started, 1)
-    )
+    seconds = round(time.monotonic() - started, 1)
+    folder.log("tables complete", seconds=seconds)
+    folder.write_manifest(command, tables_complete=True, wall_seconds_total=seconds)
     shutil.rmtree(out / "unfinished", ignore_errors=True)
     return table
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 
 from monosem.core.artifacts import fingerprint_file, fingerprint_json
-from monosem.core.errors import InputError
+from monosem.core.errors import InputError, first_line
 
 Quantisation = Literal["4bit", "8bit"]
 
@@ -40,7 +40,7 @@ def load_base(
         tokenizer = AutoTokenizer.from_pretrained(where, **options)
         model = AutoModelForCausalLM.from_pretrained(where, **options, **weights)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"base: '{name}' cannot be loaded as a causal language model: {reason}") from None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from monosem.core.errors import InputError
+from monosem.core.errors import InputError, first_line
 from monosem.core.progress import SILENT, Watch
 from monosem.llm.refusals import is_refusal
 from monosem.llm.text_end import TextEnd, check_pairs
@@ -300,7 +300,7 @@ def load_judge(
         tokenizer = AutoTokenizer.from_pretrained(place)
         model, found = kind.from_pretrained(place, dtype="auto", output_loading_info=True)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"judge {name}: '{place}' cannot be loaded: {reason}") from None
     # transformers only logs that a head is missing, and makes up a random one.
     if missing := sorted(found["missing_keys"]):

@@ -21,6 +21,9 @@ from monosem.report.wording import feature_name, owner_of
 
 COLOURS = {BASELINE: "#4d4d4d", "ncl": "#0072b2", "sae": "#d55e00", "ce": "#4d4d4d", "nce": "#009e73"}
 INK, MUTED, FAINT = "#222222", "#6b6b6b", "#e6e6e6"
+SERIES = tuple(zip(("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"), "osD^vP", strict=True))
+"""Colours and marks of what is no feature set, one after the other."""
+
 WIDTH = 7.3
 """Inches: 700 px in a browser."""
 

@@ -13,11 +13,8 @@ from monosem.experiments.tuning_comparisons import (
     primary_metric,
     start_of,
 )
-from monosem.report.figure_style import FAINT, INK, STYLE, new_figure
+from monosem.report.figure_style import FAINT, INK, SERIES, STYLE, new_figure
 from monosem.report.tuning_tables import model_name, tasks_of
-
-_COLOURS = ("#4d4d4d", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
-_MARKERS = "osD^vP"
 
 
 def frontier_tasks(results: pd.DataFrame) -> dict[str, str]:
@@ -42,7 +39,7 @@ def frontier_figure(results: pd.DataFrame) -> Figure:
     start = start_of(models_of(results)).features
     for axes, (task, metric) in zip(panels, tasks.items(), strict=True):
         points = _points(results[results["dataset"].isin([task, "none"])], task, metric)
-        for name, colour, marker in zip(adapters, _COLOURS, _MARKERS, strict=False):
+        for name, (colour, marker) in zip(adapters, SERIES, strict=False):
             if name not in points.index:
                 continue
             of_adapter = points.loc[[name]].sort_values("level")
@@ -58,7 +55,7 @@ def frontier_figure(results: pd.DataFrame) -> Figure:
         axes.grid(color=FAINT)
     panels[0].set_ylabel("harmful prompts refused, %")
     handles = [Line2D([], [], marker="*", color=INK, linestyle="none", markersize=9, label=model_name(start))]
-    for name, colour, marker in zip(adapters, _COLOURS, _MARKERS, strict=False):
+    for name, (colour, marker) in zip(adapters, SERIES, strict=False):
         handles.append(Line2D([], [], color=colour, marker=marker, markersize=4.5, label=model_name(name)))
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False)
     return figure

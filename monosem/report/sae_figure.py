@@ -7,10 +7,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from monosem.report.figure_style import FAINT, STYLE, legend, new_figure
+from monosem.report.figure_style import FAINT, SERIES, STYLE, legend, new_figure
 
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#4d4d4d")
-_MARKERS = "osD^vP"
 _PANELS = {"fvu": "variance unexplained, %", "monosemanticity": "monosemanticity, %"}
 
 
@@ -23,7 +21,7 @@ def sae_frontier(results: pd.DataFrame) -> Figure:
     shown = {name: label for name, label in _PANELS.items() if results[name].notna().any()}
     figure, panels = new_figure(3.3, ncols=len(shown))
     families = list(results.groupby(["activation", "n_latents"], sort=False))
-    looks = [(_COLOURS[i % len(_COLOURS)], _MARKERS[i % len(_MARKERS)]) for i in range(len(families))]
+    looks = [SERIES[i % len(SERIES)] for i in range(len(families))]
     for axes, (name, label) in zip(panels, shown.items(), strict=True):
         for (_, family), (colour, marker) in zip(families, looks, strict=True):
             line = family.sort_values("l0")

@@ -26,7 +26,6 @@ _L1 = 0.02
 _DISTANCE_FROM_K = 1.0
 _THRESHOLD_MEMORY = 0.99
 
-
 Total = Callable[[Tensor], Tensor]
 """Adds up what the processes that share a batch have found."""
 
@@ -34,6 +33,14 @@ Total = Callable[[Tensor], Tensor]
 def alone(found: Tensor) -> Tensor:
     """The total where one process has the whole batch."""
     return found
+
+
+class Whole(NamedTuple):
+    """The batch of n samples that these belong to, of whose latents k are active, and how its totals come."""
+
+    n: int
+    k: int
+    total: Total
 
 
 class Back(NamedTuple):
@@ -50,8 +57,7 @@ class Back(NamedTuple):
 class TopK:
     """The k largest of each sample; what the other activations do differently is written there.
 
-    Encoder outputs `pre` are `[B, L]`, `threshold` is `[L]` (None: there is none); n samples make up the
-    batch, over all processes that share it.
+    Encoder outputs `pre` are `[B, L]`, `threshold` is `[L]` (None: there is none).
     """
 
     has_threshold = False
@@ -69,15 +75,7 @@ class TopK:
         """The codes among them."""
         return held
 
-    def back(
-        self,
-        held: BatchCodes,
-        d_codes: Tensor,
-        n: int,
-        k: int,
-        threshold: Tensor | None,
-        total: Total = alone,
-    ) -> Back:
+    def back(self, held: BatchCodes, d_codes: Tensor, threshold: Tensor | None, of: Whole) -> Back:
         """From the loss's gradient at each held place to that of the encoder's output there."""
         return Back(d_codes * (held.values > 0), None, d_codes.new_zeros(()))
 
@@ -97,17 +95,9 @@ class ReLU(TopK):
 
     held = codes
 
-    def back(
-        self,
-        held: BatchCodes,
-        d_codes: Tensor,
-        n: int,
-        k: int,
-        threshold: Tensor | None,
-        total: Total = alone,
-    ) -> Back:
+    def back(self, held: BatchCodes, d_codes: Tensor, threshold: Tensor | None, of: Whole) -> Back:
         """The L1 norm pulls every active code alike."""
-        pull = self._pull / n
+        pull = self._pull / of.n
         return Back((d_codes + pull) * (held.values > 0), None, pull * held.values.sum())
 
 
@@ -156,24 +146,16 @@ class JumpReLU(BatchTopK):
         assert threshold is not None
         return held.with_values(held.values * (held.values > held.per_latent(threshold)))
 
-    def back(
-        self,
-        held: BatchCodes,
-        d_codes: Tensor,
-        n: int,
-        k: int,
-        threshold: Tensor | None,
-        total: Total = alone,
-    ) -> Back:
+    def back(self, held: BatchCodes, d_codes: Tensor, threshold: Tensor | None, of: Whole) -> Back:
         """Outputs near the threshold move it."""
         assert threshold is not None
         at = held.per_latent(threshold)
         active = held.values > at
         near = ((held.values - at).abs() < self._bandwidth / 2) & (held.values > 0)
         count = active.sum().to(at.dtype)
-        everywhere, processes = total(torch.stack([count, torch.ones_like(count)]))
-        beyond = everywhere / (n * k) - 1
-        of_count = 2 * self._coef * beyond / (n * k)
+        everywhere, processes = of.total(torch.stack([count, torch.ones_like(count)]))
+        beyond = everywhere / (of.n * of.k) - 1
+        of_count = 2 * self._coef * beyond / (of.n * of.k)
         pushes = near * (at * d_codes + of_count) / -self._bandwidth
         share = self._coef * beyond**2 / processes  # these are added up
         return Back(d_codes * active, held.with_values(pushes).sums(), share)

@@ -55,8 +55,8 @@ def sae_quality(
     """
     n, _ = features_shape(features)
     centre = (mean_and_rms(features)[0] if mean is None else mean).double().cpu()
-    errors, spread, z_errors, cosines = _Moments(), _Moments(), _Moments(), 0.0
-    z_spread = _Moments()
+    errors, spread, z_errors, z_spread, cosines = _Moments(), _Moments(), _Moments(), _Moments(), 0.0
+    by_sample = sae.settings.input_norm == "layer"
     fired = torch.zeros_like(sae.firing_counts)
     for _, block in row_blocks(features):
         x = block.to(sae.b_pre.device)
@@ -65,14 +65,14 @@ def sae_quality(
         exact, rebuilt = x.double().cpu(), x_hat.double().cpu()
         errors.add(exact - rebuilt)
         spread.add(exact - centre)
-        z, z_hat = (sae.normalise(some, like=x).double().cpu() for some in (x, x_hat))
-        z_errors.add(z - z_hat)
-        z_spread.add(z)
+        if by_sample:  # else both spaces differ by one factor
+            z, z_hat = (sae.normalise(some, like=x).double().cpu() for some in (x, x_hat))
+            z_errors.add(z - z_hat)
+            z_spread.add(z)
         cosines += float(torch.cosine_similarity(exact - centre, rebuilt - centre, dim=1).sum())
     if spread.squares == 0:
         raise InputError("FVU is undefined: every row of the features equals the mean")
     fvu = errors.squares / spread.squares
-    by_sample = sae.settings.input_norm == "layer"
     return Quality(
         fvu=fvu,
         fvu_normalised=z_errors.squares / z_spread.variance() if by_sample else fvu,

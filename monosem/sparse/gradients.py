@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from monosem.sparse.activations import Total, alone
+from monosem.sparse.activations import Total, Whole, alone
 from monosem.sparse.batch_codes import BatchCodes, DenseCodes
 from monosem.sparse.kernels import topk_relu
 from monosem.sparse.sae import SAE
@@ -75,7 +75,7 @@ def gradients(
     for group in range(len(pushes) - 2, -1, -1):
         pushes[group] += pushes[group + 1]
     d_codes = codes.dots(pushes, sae.decoder, ends)
-    back = activation.back(held, d_codes, n, k, sae.threshold, total)
+    back = activation.back(held, d_codes, sae.threshold, Whole(n, k, total))
     d_pre = held.with_values(back.pre)
     # The last step's gradients are room for these.
     sae.decoder.grad = codes.outer(pushes, ends, room=sae.decoder.grad)

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from monosem import __version__
-from monosem.core.errors import InputError, MonosemError
+from monosem.core.errors import InputError, MonosemError, first_line
 from monosem.sparse.model_card import model_card
 from monosem.sparse.sae import SAE
 from monosem.sparse.saelens import load_saelens, save_saelens
@@ -124,13 +124,9 @@ def _explained(repo_id: str) -> Iterator[None]:
             raise InputError(
                 f"{repo_id}: this token may not do that; log in with `hf auth login` and a token that may"
             ) from None
-        raise MonosemError(f"{repo_id}: the Hub answers {_first_line(error)}; try again later") from error
+        raise MonosemError(f"{repo_id}: the Hub answers {first_line(error)}; try again later") from error
     except Exception as error:  # each of the HTTP libraries it has used has errors of its own
         raise MonosemError(
-            f"{repo_id}: the Hub cannot be reached ({_first_line(error)}); try again with a network and "
+            f"{repo_id}: the Hub cannot be reached ({first_line(error)}); try again with a network and "
             "without HF_HUB_OFFLINE"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

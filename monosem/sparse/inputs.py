@@ -19,9 +19,6 @@ from monosem.data.rows import take_rows as take_rows
 from monosem.measures.blocks import BLOCK_ROWS, row_blocks
 from monosem.sparse.sae import SAE
 
-_DENSE_ENTRIES = 2**26
-"""Of codes [n, L] that are dense at once, while a block is encoded: 256 MiB."""
-
 
 def fingerprint(features: Inputs) -> str:
     """SHA-256 of the contents."""
@@ -99,8 +96,7 @@ def _check_encoder(sae: SAE, features: FeatureSet, same_encoder: bool) -> None:
 
 def _encoded(sae: SAE, features: FeatureSet) -> Iterator[tuple[slice, Codes]]:
     """The codes of consecutive rows, each block as wide as its fullest row."""
-    rows_at_once = max(1, min(BLOCK_ROWS, _DENSE_ENTRIES // sae.n_latents))
-    for rows, block in row_blocks(features, rows_at_once):
+    for rows, block in row_blocks(features, BLOCK_ROWS):
         yield rows, sae.encode_sparse(block.to(sae.b_pre.device))
 
 

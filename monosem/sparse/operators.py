@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monosem.core.errors import first_line
 from monosem.sparse import kernels
 
 SWITCH = "MONOSEM_OPERATORS"
@@ -47,9 +48,9 @@ def compiled() -> Any:
                 is_python_module=False,
             )
     except (RuntimeError, OSError, ImportError) as error:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         warnings.warn(
-            f"{_SOURCE.name} was not compiled ({lines[0]}); plain PyTorch is used instead", stacklevel=2
+            f"{_SOURCE.name} was not compiled ({first_line(error)}); plain PyTorch is used instead",
+            stacklevel=2,
         )
         return None
     return getattr(torch.ops, name)

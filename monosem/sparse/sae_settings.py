@@ -65,6 +65,10 @@ class SAESettings(Settings):
         n_latents = self.n_latents or dim
         return n_latents, self.k or max(1, n_latents // 8)
 
+    def training_flops(self, n_rows: int, dim: int) -> float:
+        """About how many floating-point operations training on `[N, D]` takes, products held dense."""
+        return 12.0 * n_rows * self.epochs * dim * self.latents(dim)[0]
+
     def rate(self, n_latents: int) -> float:
         """Peak learning rate of Adam. Source: Gao et al. 2024, section 3.1 (rates fall as 1 / sqrt(n))."""
         return self.lr or _LR_TIMES_ROOT / n_latents**0.5

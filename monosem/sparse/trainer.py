@@ -5,6 +5,7 @@ Sources: Gao et al. 2024, section 2 and appendix A.
 
 import time
 from collections.abc import Iterable, Mapping
+from itertools import compress
 
 import torch
 import torch.distributed as dist
@@ -146,11 +147,7 @@ class Trainer:
             return "dense"
         threshold = None if self.sae.threshold is None else self.sae.threshold.clone()
         there = forms_on(z.device)
-        forms = [
-            form
-            for form, is_there in zip(FORMS, self._agreed(form in there for form in FORMS), strict=True)
-            if is_there
-        ]
+        forms = list(compress(FORMS, self._agreed(form in there for form in FORMS)))
         seconds = {form: min(self._seconds(form, z, n) for _ in range(2)) for form in forms}
         if threshold is not None and self.sae.threshold is not None:
             self.sae.threshold.copy_(threshold)  # a trial teaches nothing

@@ -97,7 +97,7 @@ def test_codes_written_block_by_block_are_those_in_memory(
     bounded: bool,
 ) -> None:
     """Also of activations that do not bound how many latents are active."""
-    monkeypatch.setattr(inputs, "_DENSE_ENTRIES", 100 * trained.n_latents)
+    monkeypatch.setattr(inputs, "BLOCK_ROWS", 100)
     monkeypatch.setattr(feature_writer, "SHARD_BYTES", 5000)
     if not bounded:
         monkeypatch.setattr(inputs, "_fixed_width", lambda sae: 0)
