@@ -51,16 +51,23 @@ def topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def weighted_rows(
-    table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor, out: Tensor | None = None
+    table: Tensor,
+    index: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    out: Tensor | None = None,
+    beta: float = 0.0,
 ) -> Tensor:
     """Sums of weighted rows: out[n] = sum of weights[e] table[index[e]] for offsets[n] <= e < offsets[n + 1].
 
     table `[M, D]`; index and weights `[E]`; offsets `[n + 1]`, from 0 to E; the result is `[n, D]`, and may
-    be written into `out`: memory that is new to the process costs more than the sums of a few rows.
+    be written into `out`: memory that is new to the process costs more than the sums of a few rows. With a
+    `beta` the sums are added to beta times what `out` holds, there.
     """
-    return F.embedding_bag(
+    sums = F.embedding_bag(
         index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )
+    return sums if out is None or not beta else out.mul_(beta).add_(sums)
 
 
 def row_dots(left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> Tensor:

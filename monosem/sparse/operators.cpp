@@ -94,11 +94,15 @@ std::tuple<Tensor, Tensor> topk(const Tensor& pre, int64_t k) {
   return {values, columns};
 }
 
-// out[0..LANES) = sum of weights[e] * table[index[e]][0..LANES), e from `begin` to `end`.
+// out[0..LANES) = beta * out[0..LANES) + sum of weights[e] * table[index[e]][0..LANES), e from `begin` to `end`.
 template <int64_t LANES>
 void sum_rows(const float* table, int64_t stride, const int64_t* index, const float* weights, int64_t begin,
-              int64_t end, float* out) {
+              int64_t end, float beta, float* out) {
   float sums[LANES] = {};
+  if (beta != 0) {
+#pragma omp simd
+    for (int64_t lane = 0; lane < LANES; ++lane) sums[lane] = beta * out[lane];
+  }
   for (int64_t entry = begin; entry < end; ++entry) {
     const float* row = table + index[entry] * stride;
     if (entry + 2 < end) {
@@ -113,8 +117,8 @@ void sum_rows(const float* table, int64_t stride, const int64_t* index, const fl
 }
 
 void sum_rows_rest(const float* table, int64_t stride, const int64_t* index, const float* weights,
-                   int64_t begin, int64_t end, int64_t lanes, float* out) {
-  std::fill(out, out + lanes, 0.f);
+                   int64_t begin, int64_t end, int64_t lanes, float beta, float* out) {
+  for (int64_t lane = 0; lane < lanes; ++lane) out[lane] = beta != 0 ? beta * out[lane] : 0;
   for (int64_t entry = begin; entry < end; ++entry) {
     const float* row = table + index[entry] * stride;
     for (int64_t lane = 0; lane < lanes; ++lane) out[lane] += weights[entry] * row[lane];
@@ -122,7 +126,7 @@ void sum_rows_rest(const float* table, int64_t stride, const int64_t* index, con
 }
 
 void weighted_rows(const Tensor& table, const Tensor& index, const Tensor& offsets, const Tensor& weights,
-                   Tensor& out) {
+                   Tensor& out, double beta) {
   check(table, at::kFloat, "table");
   check(index, at::kLong, "index");
   check(offsets, at::kLong, "offsets");
@@ -145,11 +149,11 @@ void weighted_rows(const Tensor& table, const Tensor& index, const Tensor& offse
       for (int64_t bag = bags * part / parts; bag < bags * (part + 1) / parts; ++bag) {
         int64_t column = first;
         for (; column + WIDE <= last; column += WIDE)
-          sum_rows<WIDE>(from + column, dim, places, by, starts[bag], starts[bag + 1], to + bag * dim + column);
+          sum_rows<WIDE>(from + column, dim, places, by, starts[bag], starts[bag + 1], beta, to + bag * dim + column);
         for (; column + NARROW <= last; column += NARROW)
-          sum_rows<NARROW>(from + column, dim, places, by, starts[bag], starts[bag + 1], to + bag * dim + column);
+          sum_rows<NARROW>(from + column, dim, places, by, starts[bag], starts[bag + 1], beta, to + bag * dim + column);
         if (column < last)
-          sum_rows_rest(from + column, dim, places, by, starts[bag], starts[bag + 1], last - column,
+          sum_rows_rest(from + column, dim, places, by, starts[bag], starts[bag + 1], last - column, beta,
                         to + bag * dim + column);
       }
     }
@@ -186,7 +190,8 @@ Tensor row_dots(const Tensor& left, const Tensor& rows, const Tensor& right, con
 
 TORCH_LIBRARY(MONOSEM_LIBRARY, library) {
   library.def("topk(Tensor values, int k) -> (Tensor, Tensor)");
-  library.def("weighted_rows(Tensor table, Tensor index, Tensor offsets, Tensor weights, Tensor(a!) out) -> ()");
+  library.def(
+      "weighted_rows(Tensor table, Tensor index, Tensor offsets, Tensor weights, Tensor(a!) out, float beta) -> ()");
   library.def("row_dots(Tensor left, Tensor rows, Tensor right, Tensor columns) -> Tensor");
 }
 

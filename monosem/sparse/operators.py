@@ -84,14 +84,19 @@ def topk(values: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def weighted_rows(
-    table: Tensor, index: Tensor, offsets: Tensor, weights: Tensor, out: Tensor | None = None
+    table: Tensor,
+    index: Tensor,
+    offsets: Tensor,
+    weights: Tensor,
+    out: Tensor | None = None,
+    beta: float = 0.0,
 ) -> Tensor:
     """As `kernels.weighted_rows`."""
     if not _fits(table):
-        return kernels.weighted_rows(table, index, offsets, weights)
+        return kernels.weighted_rows(table, index, offsets, weights, out, beta)
     if out is None:
         out = table.new_empty(len(offsets) - 1, table.shape[1])
-    compiled().weighted_rows(table, index, offsets, weights.contiguous(), out)
+    compiled().weighted_rows(table, index, offsets, weights.contiguous(), out, beta)
     return out
 
 

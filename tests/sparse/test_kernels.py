@@ -83,6 +83,10 @@ def test_weighted_rows_and_dots_are_those_written_out(place: Any, dim: int) -> N
     for n, (start, end) in enumerate(pairwise(offsets.tolist())):
         expected = sum((weights[e] * table[index[e]] for e in range(start, end)), torch.zeros(dim))
         torch.testing.assert_close(sums[n], expected, rtol=1e-4, atol=1e-5)
+    before = torch.randn(6, dim, generator=random)
+    there = before.clone()
+    assert place.weighted_rows(table, index, offsets, weights, there, beta=0.9) is there
+    torch.testing.assert_close(there, 0.9 * before + sums, rtol=1e-4, atol=1e-5)
     rows = torch.randint(6, (40,), generator=random)
     dots = place.row_dots(left, rows, table, index)
     expected = torch.stack([left[r] @ table[i] for r, i in zip(rows, index, strict=True)])
