@@ -74,6 +74,10 @@ class Codes:
         dense = torch.zeros(len(values), self.dim, dtype=self.dtype, device=self.device)
         return dense.scatter_add_(1, indices.long(), values)
 
+    def take(self, rows: Tensor) -> Self:
+        """Some of the rows, by number, held sparse."""
+        return type(self)(self.indices[rows], self.values[rows], self.dim)
+
     @property
     def shape(self) -> torch.Size:
         """(N, D)."""

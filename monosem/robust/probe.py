@@ -7,6 +7,7 @@ are one linear map with P*K outputs: one matrix product forward and one backward
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -24,7 +25,11 @@ from monosem.data.codes import Codes
 from monosem.measures.blocks import Rows, row_blocks
 from monosem.robust.forward_correction import check_transitions
 from monosem.robust.losses import LossName, loss_named
+from monosem.robust.probe_inputs import DenseInputs, Inputs, SparseInputs
 from monosem.robust.probe_updates import UPDATES
+from monosem.sparse.batch_codes import FORMS, SparseCodes, forms_on
+from monosem.sparse.form_choice import fastest, is_worth_timing
+from monosem.sparse.sae_settings import ProductsName
 
 ROWS_AT_ONCE = 4096
 """Rows read together wherever a pass over all samples is made."""
@@ -134,12 +139,12 @@ def train_probes(
     watch: Watch = SILENT,
     checkpoint: Path | None = None,
     transitions: Tensor | None = None,
+    products: ProductsName = "auto",
 ) -> LinearProbes:
     """Train one linear probe for each row of labels, all from zero and in the same order of batches.
 
     Args:
-        features: [N, D] float16, float32 or float64; float64 trains in float64, the others in float32. Codes
-            give the bits of the dense tensor, batch by batch.
+        features: [N, D] float16, float32 or float64; float64 trains in float64, the others in float32.
         labels: [P, N] integers in 0..n_classes-1.
         n_classes: K.
         settings: optimiser, schedule, loss and scale.
@@ -148,6 +153,8 @@ def train_probes(
         checkpoint: folder for the state, written now and then; the same call finds it there and goes on, on
             the CPU to the same bits. The caller removes it.
         transitions: for the loss "forward", the noise matrix of all labels [K, K] or of each row [P, K, K].
+        products: how codes are held in products; "dense" gives the bits of the dense tensor, the others the
+            same up to rounding. auto times all that can be had on the first batch, if the work is not small.
 
     Raises:
         InputError: shapes that do not fit, a label outside the range, one class only, a NaN or infinite
@@ -161,43 +168,55 @@ def train_probes(
         transitions = check_transitions(transitions, labels, n_classes)
     scale = FeatureScale.fit(features) if settings.scale == "rms" else FeatureScale.identity(features)
     labels_by_sample = labels.to(features.device).T.contiguous()
-    weight = scale.mean.new_zeros(len(labels), n_classes, features.shape[1])
-    bias = scale.mean.new_zeros(len(labels), n_classes)
     probes_at_once = max(1, _OUTPUTS_AT_ONCE // n_classes)
     blocks = [slice(start, start + probes_at_once) for start in range(0, len(labels), probes_at_once)]
     trainings = [
-        _Training(weight[block], bias[block], settings, None if transitions is None else transitions[block])
+        _Training(
+            len(labels[block]),
+            n_classes,
+            scale,
+            settings,
+            None if transitions is None else transitions[block],
+        )
         for block in blocks
     ]
-    identity = {"settings": settings.model_dump(mode="json"), "seed": seed, "n_classes": n_classes}
+    identity = {
+        "settings": settings.model_dump(mode="json"),
+        "seed": seed,
+        "n_classes": n_classes,
+        "weights": "[D, P*K]",
+    }
     if checkpoint is not None:  # else not worth a pass over the features
         stored = (features.indices, features.values) if isinstance(features, Codes) else (features,)
         matrices = () if transitions is None else (transitions,)
         identity["data"] = fingerprint_arrays(*stored, labels, *matrices)
     checkpoints = Checkpoints(checkpoint, identity, watch.notice)
-    done = 0
+    done, form = 0, "" if products == "auto" else str(products)
     if (earlier := checkpoints.load()) is not None:
-        done = earlier.facts["done"]
-        weight.copy_(earlier.tensors["weight"])
-        bias.copy_(earlier.tensors["bias"])
+        done, form = earlier.facts["done"], earlier.facts["form"]
         for index, training in enumerate(trainings):
-            training.update.restore(part_of(f"update{index}", earlier.tensors))
+            training.restore(part_of(str(index), earlier.tensors))
 
     def state() -> State:
-        tensors = {"weight": weight, "bias": bias}
+        tensors: dict[str, Tensor] = {}
         for index, training in enumerate(trainings):
-            tensors |= under(f"update{index}", training.update.tensors())
-        return State(tensors, {"done": done})
+            tensors |= under(str(index), training.tensors())
+        return State(tensors, {"done": done, "form": form})
 
     batches_per_epoch = math.ceil(len(features) / settings.batch_size)
     for rows, lr in probe_batches(len(features), settings, seed, done, features.device):
-        inputs, given = scale(features[rows]), labels_by_sample[rows]
+        given = labels_by_sample[rows]
+        if not form:
+            form = _fastest_form(features, rows, scale, trainings[0], given[:, blocks[0]])
+            watch.record("products", of="probes", form=form)
+        inputs = _inputs(features, rows, scale, form)
         for block, training in zip(blocks, trainings, strict=True):
             training.step(inputs, given[:, block], lr)
         done += 1
         if done % batches_per_epoch == 0:
             watch.progress(done // batches_per_epoch, settings.epochs)
         checkpoints.at_safe_point(watch, state)
+    weight, bias = (torch.cat(parts) for parts in zip(*(one.found() for one in trainings), strict=True))
     if not weight.isfinite().all():
         raise InputError(f"the probes diverged at learning rate {settings.lr:g}; lower it")
     return LinearProbes(weight.div_(scale.rms), bias, scale.mean)
@@ -263,21 +282,67 @@ def working_dtype(features: Rows) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
+def _inputs(features: Rows, rows: Tensor, scale: FeatureScale, form: str) -> Inputs:
+    """Some rows, scaled; codes in this form."""
+    kind = FORMS[form]
+    if isinstance(features, Codes) and issubclass(kind, SparseCodes):
+        return SparseInputs.scaled(features.take(rows), scale.mean, scale.rms, kind)
+    return DenseInputs(scale(features[rows]))
+
+
+def _fastest_form(
+    features: Rows, rows: Tensor, scale: FeatureScale, training: "_Training", labels: Tensor
+) -> str:
+    """How codes are multiplied fastest with these problems: for anything else there is one way."""
+    outputs = len(rows) * labels.shape[1] * training.n_classes
+    if not isinstance(features, Codes) or not is_worth_timing(outputs * features.dim):
+        return "dense"
+    room = torch.zeros_like(training.weight)
+
+    def trial(form: str) -> float:
+        inputs = _inputs(features, rows, scale, form)
+        return float(inputs.gradient(training.residual(inputs, labels), room)[0, 0])
+
+    return fastest({form: partial(trial, form) for form in forms_on(features.device)})
+
+
 class _Training:
-    """The steps of some of the problems, in place on their weight [P, K, D] and bias [P, K]."""
+    """The steps of some of the problems on their weight [D, P*K] and bias [P*K], which begin at zero."""
 
     def __init__(
-        self, weight: Tensor, bias: Tensor, settings: ProbeSettings, transitions: Tensor | None
+        self,
+        n_probes: int,
+        n_classes: int,
+        scale: FeatureScale,
+        settings: ProbeSettings,
+        transitions: Tensor | None,
     ) -> None:
-        self._shape = bias.shape
-        self._stacked, self._bias = weight.flatten(0, 1), bias.flatten()
+        self._n_probes, self.n_classes = n_probes, n_classes
+        self.weight = scale.mean.new_zeros(len(scale.mean), n_probes * n_classes)
+        self._bias = scale.mean.new_zeros(n_probes * n_classes)
         self._loss = loss_named(settings.loss, transitions)
-        self.update = UPDATES[settings.optimizer](
-            self._stacked, self._bias, len(bias), settings.momentum, settings.weight_decay
+        self._update = UPDATES[settings.optimizer](
+            self.weight, self._bias, n_probes, settings.momentum, settings.weight_decay
         )
 
-    def step(self, inputs: Tensor, labels: Tensor, lr: float) -> None:
-        """Take scaled inputs [B, D], labels [B, P] and the learning rate."""
-        logits = torch.addmm(self._bias, inputs, self._stacked.T).view(len(inputs), *self._shape)
-        residual = self._loss.gradient_(logits, labels).flatten(1)
-        self.update(residual, inputs / len(inputs), lr)
+    def step(self, inputs: Inputs, labels: Tensor, lr: float) -> None:
+        """Take scaled inputs, their labels [B, P] and the learning rate."""
+        self._update(self.residual(inputs, labels), inputs, lr)
+
+    def residual(self, inputs: Inputs, labels: Tensor) -> Tensor:
+        """Gradient of each sample's losses with respect to its logits [B, P*K]."""
+        logits = inputs.logits(self.weight, self._bias).view(*labels.shape, self.n_classes)
+        return self._loss.gradient_(logits, labels).flatten(1)
+
+    def found(self) -> tuple[Tensor, Tensor]:
+        """Weights [P, K, D] and biases [P, K]."""
+        by_problem = self.weight.view(len(self.weight), self._n_probes, self.n_classes)
+        return by_problem.permute(1, 2, 0).contiguous(), self._bias.view(self._n_probes, self.n_classes)
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {"weight": self.weight, "bias": self._bias, **under("update", self._update.tensors())}
+
+    def restore(self, tensors: dict[str, Tensor]) -> None:
+        self.weight.copy_(tensors["weight"])
+        self._bias.copy_(tensors["bias"])
+        self._update.restore(part_of("update", tensors))

@@ -1,17 +1,17 @@
 """Optimiser steps for many linear problems stacked into one weight matrix.
 
-P problems of K classes share the matrix [P*K, D] and the bias [P*K]. A step is given the gradient of the mean
-loss in two factors, residual [B, P*K] and inputs [B, D] (already divided by B), so that the product can go
-straight into the momentum buffer. Weight decay acts on weights, never on biases.
+P problems of K classes share the matrix [D, P*K] and the bias [P*K]. A step is given the gradient of each
+sample's loss with respect to its outputs, residual [B, P*K], and the inputs they were made of, so that their
+product can go straight into the momentum buffer. Weight decay acts on weights, never on biases.
 """
 
-from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from monosem.core.checkpoints import optimizer_tensors, restore_optimizer
+from monosem.robust.probe_inputs import Inputs
 
 _LARS_ETA = 0.02
 _LARS_EPS = 1e-8
@@ -23,10 +23,10 @@ class Update(Protocol):
     def __init__(
         self, weight: Tensor, bias: Tensor, n_probes: int, momentum: float, weight_decay: float
     ) -> None:
-        """An update of weight [P*K, D] and bias [P*K] that has made no step."""
+        """An update of weight [D, P*K] and bias [P*K] that has made no step."""
 
-    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
-        """Step along residual [B, P*K] x inputs [B, D] at learning rate `lr`."""
+    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
+        """Step along the mean gradient of residual [B, P*K] and B inputs at learning rate `lr`."""
 
     def tensors(self) -> dict[str, Tensor]:
         """What is remembered, by name."""
@@ -62,9 +62,9 @@ class _Momentum:
 class Sgd(_Momentum):
     """torch.optim.SGD: velocity = momentum velocity + gradient, weight -= lr velocity."""
 
-    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
+    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
         """See `Update`."""
-        self.velocity.addmm_(residual.T, inputs, beta=self.momentum)
+        self.velocity = inputs.gradient(residual, self.velocity, beta=self.momentum)
         if self.weight_decay:
             self.velocity.add_(self.weight, alpha=self.weight_decay)
         self.move(residual, lr)
@@ -77,22 +77,24 @@ class Lars(_Momentum):
     (clip_lr; biases get plain momentum steps), and 1 while the weights or the gradient are zero.
     """
 
-    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
+    _room: Tensor | None = None
+    """The last gradient's memory, so that no step allocates it."""
+
+    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
         """See `Update`."""
-        gradient = torch.mm(residual.T, inputs, out=self._gradient)
-        weight_norm = self.weight.view(self.n_probes, -1).norm(dim=1)
-        gradient_norm = gradient.view(self.n_probes, -1).norm(dim=1)
+        gradient = self._room = inputs.gradient(residual, self._room)
+        weight_norm, gradient_norm = (
+            self._by_problem(some).norm(dim=(0, 2)) for some in (self.weight, gradient)
+        )
         ratio = _LARS_ETA * weight_norm / (gradient_norm + self.weight_decay * weight_norm + _LARS_EPS)
         trust = torch.where((weight_norm > 0) & (gradient_norm > 0), (ratio / lr).clamp(max=1.0), 1.0)
         gradient.add_(self.weight, alpha=self.weight_decay)
-        gradient.view(self.n_probes, -1).mul_(trust.unsqueeze(1))
+        self._by_problem(gradient).mul_(trust[:, None])
         self.velocity.mul_(self.momentum).add_(gradient)
         self.move(residual, lr)
 
-    @cached_property
-    def _gradient(self) -> Tensor:
-        """Room for a gradient, so that no step allocates it."""
-        return torch.empty_like(self.weight)
+    def _by_problem(self, of_outputs: Tensor) -> Tensor:
+        return of_outputs.view(len(of_outputs), self.n_probes, -1)
 
 
 class Adam:
@@ -108,9 +110,9 @@ class Adam:
         self.weight, self.bias = weight, bias
         self.optimizer = torch.optim.Adam(groups, betas=(momentum, 0.999))
 
-    def __call__(self, residual: Tensor, inputs: Tensor, lr: float) -> None:
+    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
         """See `Update`."""
-        self.weight.grad = residual.T @ inputs
+        self.weight.grad = inputs.gradient(residual, self.weight.grad)
         self.bias.grad = residual.mean(0)
         for group in self.optimizer.param_groups:
             group["lr"] = lr

@@ -45,8 +45,13 @@ class BatchCodes(Protocol):
     def dots(self, lefts: Sequence[Tensor], table: Tensor, ends: Sequence[int]) -> Tensor:
         """left @ table^T where codes are held, with one left `[B, D]` for each group of latents."""
 
-    def outer(self, lefts: Sequence[Tensor], ends: Sequence[int], room: Tensor | None = None) -> Tensor:
-        """codes^T @ left `[L, D]`, with one left `[B, D]` for each group of latents; perhaps in `room`."""
+    def outer(
+        self, lefts: Sequence[Tensor], ends: Sequence[int], room: Tensor | None = None, beta: float = 0.0
+    ) -> Tensor:
+        """codes^T @ left `[L, D]`, with one left `[B, D]` for each group of latents; perhaps in `room`.
+
+        With a `beta` it is added to beta times what `room` holds, there.
+        """
 
     def sums(self) -> Tensor:
         """Each latent's sum over the batch `[L]`."""
@@ -88,10 +93,13 @@ class DenseCodes:
         dots = [left @ table[group].T for left, group in zip(lefts, _groups(ends), strict=True)]
         return dots[0] if len(dots) == 1 else torch.cat(dots, dim=1)
 
-    def outer(self, lefts: Sequence[Tensor], ends: Sequence[int], room: Tensor | None = None) -> Tensor:
+    def outer(
+        self, lefts: Sequence[Tensor], ends: Sequence[int], room: Tensor | None = None, beta: float = 0.0
+    ) -> Tensor:
         """A product for each group."""
         outer = [self.values[:, group].T @ left for left, group in zip(lefts, _groups(ends), strict=True)]
-        return outer[0] if len(outer) == 1 else torch.cat(outer)
+        whole = outer[0] if len(outer) == 1 else torch.cat(outer)
+        return whole if room is None or not beta else room.mul_(beta).add_(whole)
 
     def sums(self) -> Tensor:
         """Each latent's sum over the batch."""
@@ -171,11 +179,14 @@ class SparseCodes:
         dots: Tensor = self.kernels.row_dots(left, rows, table, self.places.columns)
         return dots
 
-    def outer(self, lefts: Sequence[Tensor], ends: Sequence[int], room: Tensor | None = None) -> Tensor:
+    def outer(
+        self, lefts: Sequence[Tensor], ends: Sequence[int], room: Tensor | None = None, beta: float = 0.0
+    ) -> Tensor:
         """Sums of the rows of samples in which a latent is active."""
         left, rows = self.places.rows_of(lefts, ends)
         order, offsets = self.places.by_latent
-        outer: Tensor = self.kernels.weighted_rows(left, rows[order], offsets, self.values[order], out=room)
+        weights = self.values[order]
+        outer: Tensor = self.kernels.weighted_rows(left, rows[order], offsets, weights, room, beta)
         return outer
 
     def sums(self) -> Tensor:

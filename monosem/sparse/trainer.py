@@ -3,8 +3,8 @@
 Sources: Gao et al. 2024, section 2 and appendix A.
 """
 
-import time
 from collections.abc import Iterable, Mapping
+from functools import partial
 from itertools import compress
 
 import torch
@@ -16,13 +16,11 @@ from monosem.core.distributed import World, summed
 from monosem.encoders.optim import warmup_cosine
 from monosem.sparse.activations import alone
 from monosem.sparse.batch_codes import FORMS, forms_on
+from monosem.sparse.form_choice import fastest, is_worth_timing
 from monosem.sparse.gradients import Step, gradients
 from monosem.sparse.sae import SAE
 
 _ADAM_EPS = 6.25e-10  # Gao et al., appendix A.3: gradients of rare latents are small
-_WORTH_TIMING = 2**30
-"""Multiplications in a batch's encode product, below which codes are held dense without a look."""
-_CLEARLY_FASTER = 0.9
 
 
 class Trainer:
@@ -143,27 +141,23 @@ class Trainer:
         """Dense, unless another form is clearly faster on this batch, on the main process."""
         # Processes must come to the same answer, whose parts of the batch may differ by a row.
         rows = n if self._world is None else n // self._world.size
-        if rows * self.sae.n_latents * self.sae.dim < _WORTH_TIMING:
+        if not is_worth_timing(rows * self.sae.n_latents * self.sae.dim):
             return "dense"
         threshold = None if self.sae.threshold is None else self.sae.threshold.clone()
         there = forms_on(z.device)
         forms = list(compress(FORMS, self._agreed(form in there for form in FORMS)))
-        seconds = {form: min(self._seconds(form, z, n) for _ in range(2)) for form in forms}
+        chosen = fastest({form: partial(self._trial, form, z, n) for form in forms})
         if threshold is not None and self.sae.threshold is not None:
             self.sae.threshold.copy_(threshold)  # a trial teaches nothing
-        seconds["dense"] *= _CLEARLY_FASTER
-        fastest = min(seconds, key=lambda form: seconds[form])
-        said = self._agreed(form == fastest for form in forms)
+        said = self._agreed(form == chosen for form in forms)
         return forms[said.index(True)]
 
     def _agreed(self, answers: Iterable[bool]) -> tuple[bool, ...]:
         """What the main process says."""
         return tuple(answers) if self._world is None else self._world.agreed(*answers)
 
-    def _seconds(self, form: str, z: Tensor, n: int) -> float:
-        started = time.perf_counter()
-        float(self._gradients_by(form, z, n).loss)  # reading it waits for a GPU
-        return time.perf_counter() - started
+    def _trial(self, form: str, z: Tensor, n: int) -> float:
+        return float(self._gradients_by(form, z, n).loss)
 
     def _share(self, reading: Step) -> None:
         """Add up what the processes found for their parts of the batch."""

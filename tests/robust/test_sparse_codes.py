@@ -1,4 +1,7 @@
-"""Codes give the bits of the dense tensor wherever both are taken, and are never made dense as a whole."""
+"""Codes give the bits of the dense tensor wherever both are taken, and are never made dense as a whole.
+
+Large probes may multiply with them as they are, which rounds differently: see test_probe_inputs.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
