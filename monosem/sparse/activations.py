@@ -24,7 +24,8 @@ AnyCodes = TypeVar("AnyCodes", bound=BatchCodes)
 
 _L1 = 0.02
 _DISTANCE_FROM_K = 1.0
-_THRESHOLD_MEMORY = 0.99
+_THRESHOLD_MEMORY = 0.95
+_FALL_OF_DEAD = 0.9
 
 Total = Callable[[Tensor], Tensor]
 """Adds up what the processes that share a batch have found."""
@@ -79,8 +80,15 @@ class TopK:
         """From the loss's gradient at each held place to that of the encoder's output there."""
         return Back(d_codes * (held.values > 0), None, d_codes.new_zeros(()))
 
+    def first_threshold(self, pre: Tensor, k: int) -> Tensor:
+        """Where the threshold begins, 0-d or `[L]`: k of the encoder's first outputs exceed it on average."""
+        return batch_cut(pre, k)
+
     def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
-        """Learn in place what no gradient teaches."""
+        """Learn in place, from a batch, what no gradient teaches."""
+
+    def settle(self, threshold: Tensor | None, dead: Tensor) -> None:
+        """After a step: bring the threshold in place where it may be, given which latents are dead `[L]`."""
 
 
 class ReLU(TopK):
@@ -160,8 +168,18 @@ class JumpReLU(BatchTopK):
         share = self._coef * beyond**2 / processes  # these are added up
         return Back(d_codes * active, held.with_values(pushes).sums(), share)
 
+    def first_threshold(self, pre: Tensor, k: int) -> Tensor:
+        """Every latent is active equally often: one that never is learns nothing."""
+        often = max(1, round(len(pre) * k / pre.shape[1]))
+        return kth_largest(pre.T.contiguous(), often)[:, 0]
+
     def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
-        """Gradients teach all."""
+        """Gradients teach all but `settle`."""
+
+    def settle(self, threshold: Tensor | None, dead: Tensor) -> None:
+        """A threshold that no output comes near has no gradient; a dead latent's falls until one does."""
+        assert threshold is not None
+        threshold.copy_(torch.where(dead, _FALL_OF_DEAD * threshold, threshold).clamp(min=0))
 
 
 def activation(settings: SAESettings, dim: int) -> TopK:

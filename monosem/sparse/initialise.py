@@ -11,7 +11,6 @@ from monosem.core.errors import InputError
 from monosem.core.seeding import torch_stream
 from monosem.measures.blocks import BLOCK_ROWS, Features, features_shape, row_blocks
 from monosem.measures.geometry import mean_and_rms
-from monosem.sparse.activations import batch_cut
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
 
@@ -70,7 +69,7 @@ def initialise(sae: SAE, start: Start, seed: int) -> None:
     sae.encoder.data.copy_(sae.decoder.data)
     if sae.threshold is not None:
         outputs = sae.pre_activations(start.sample.to(sae.b_pre.dtype))
-        sae.threshold.data.fill_(batch_cut(outputs, sae.k).clamp(min=0))
+        sae.threshold.data.copy_(sae.activation.first_threshold(outputs, sae.k).clamp(min=0))
 
 
 def geometric_median(features: Features, start: Tensor, scale: float) -> Tensor:

@@ -69,9 +69,8 @@ class Trainer:
             group["lr"] = self._lr * self._rate()
         self._optimizer.step()
         sae.decoder.div_(torch.linalg.vector_norm(sae.decoder, dim=1, keepdim=True))
-        if isinstance(sae.threshold, nn.Parameter):
-            sae.threshold.clamp_(min=0)
         self.idle.add_(n).masked_fill_(reading.active, 0)
+        sae.activation.settle(sae.threshold, self._is_dead)
         self._losses += torch.stack([reading.loss + reading.penalty, reading.aux_loss]) * n
         self._rows += n
         self.done += 1
@@ -79,7 +78,11 @@ class Trainer:
     @property
     def dead(self) -> Tensor:
         """Latents that count as dead `[n_dead]`."""
-        return (self.idle >= self.sae.settings.dead_after).nonzero()[:, 0]
+        return self._is_dead.nonzero()[:, 0]
+
+    @property
+    def _is_dead(self) -> Tensor:
+        return self.idle >= self.sae.settings.dead_after
 
     def readings(self) -> dict[str, float]:
         """Mean losses of the rows since the last call, and how many latents are dead."""

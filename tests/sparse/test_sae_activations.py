@@ -11,9 +11,11 @@ from monosem.core.errors import InputError, Paused
 from monosem.core.progress import SilentWatch
 from monosem.sparse.batch_codes import DenseCodes, SparseCodes
 from monosem.sparse.evaluate import fvu, sae_quality
+from monosem.sparse.initialise import initialise, starting_point
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae, fit_saes
+from monosem.sparse.trainer import Trainer
 
 EVERY = pytest.mark.parametrize("activation", ["topk", "batch_topk", "jump_relu", "relu"])
 
@@ -153,7 +155,41 @@ def test_batch_topk_holds_the_largest_of_the_batch() -> None:
         assert sorted(held.values[held.values > 0].tolist()) == [2, 3, 4, 5]
         before = sae.threshold.clone()
         sae.activation.follow(held, sae.threshold)
-        assert torch.allclose(sae.threshold, before + 0.01 * (2 - before))
+        assert torch.allclose(sae.threshold, before + 0.05 * (2 - before))
+
+
+def test_thresholds_begin_where_k_latents_are_active(train_features: Tensor, tiny: SAESettings) -> None:
+    """On average over all latents, or in each of them equally often."""
+    start = starting_point(train_features, tiny)
+    for activation in ("batch_topk", "jump_relu"):
+        sae = SAE(12, tiny.replace(activation=activation))
+        initialise(sae, start, seed=0)
+        active = (sae.pre_activations(start.sample) >= sae.threshold).double()
+        assert float(active.sum(dim=1).mean()) == pytest.approx(4, rel=0.01)
+        of_each = active.mean(dim=0)
+        assert bool((of_each == 4 / 24).all()) == (activation == "jump_relu")
+
+
+def test_thresholds_of_dead_latents_fall_and_none_below_zero() -> None:
+    jump_relu = SAE(3, SAESettings(n_latents=4, k=2, activation="jump_relu")).activation
+    threshold = torch.tensor([1.0, 2.0, -0.5, 0.0])
+    jump_relu.settle(threshold, torch.tensor([True, False, False, True]))
+    torch.testing.assert_close(threshold, torch.tensor([0.9, 2.0, 0.0, 0.0]))
+
+
+def test_a_latent_whose_threshold_nothing_comes_near_lives_again(
+    train_features: Tensor, tiny: SAESettings
+) -> None:
+    """No gradient would reach that threshold, whatever its latent learns from the residual."""
+    settings = tiny.replace(activation="jump_relu", dead_after=600)
+    sae, start = SAE(12, settings), starting_point(train_features, settings)
+    initialise(sae, start, seed=0)
+    sae.threshold[:8] = 50.0
+    trainer = Trainer(sae, start.variance, None)
+    for _ in range(20):
+        for rows in train_features.split(100):
+            trainer.step(rows)
+    assert int(sae.active_counts(train_features)[:8].min()) > 0
 
 
 def test_quality_in_closed_form() -> None:
