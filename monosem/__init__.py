@@ -28,6 +28,7 @@ _HOMES = {
     "matched_monosemanticity": "monosem.measures.consistency",
     "native_monosemanticity": "monosem.measures.consistency",
     "pretrain": "monosem.encoders.pretrain",
+    "probe_accuracy": "monosem.robust.probe_score",
     "pull_from_hub": "monosem.sparse.hub",
     "push_to_hub": "monosem.sparse.hub",
     "sae_quality": "monosem.sparse.evaluate",
