@@ -15,7 +15,7 @@ _MOST_ROWS = 2**15
 def probe_accuracy(
     features: Inputs, labels: Labels, test_labels: Labels, n_classes: int, seed: int = 0
 ) -> Callable[[Features], float]:
-    """The accuracy, on features `[M, D]` of samples with `test_labels` `[M]`, of a probe trained on `features`.
+    """The accuracy of a probe on features `[M, D]` of samples with `test_labels` `[M]`.
 
     The probe is ridge on features `[N, D]` with labels `[N]`, its strength chosen by leave-one-out on them;
     of more than 2^15 rows so many, evenly spaced, are taken. Given to `sae_quality` as `downstream`, with
