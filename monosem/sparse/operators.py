@@ -1,7 +1,8 @@
 """The operations of `monosem.sparse.kernels`, compiled for this machine where it has a compiler.
 
-Built once by PyTorch's own mechanism, and kept in its cache of extensions; the environment variable
-MONOSEM_OPERATORS=0 does without. Whoever trains takes them only where they are measured to be faster.
+Built once by PyTorch's own mechanism, and kept in its cache of extensions, or in TORCH_EXTENSIONS_DIR; the
+environment variable MONOSEM_OPERATORS=0 does without. Whoever trains takes them only where they are measured
+to be faster.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from monosem.core.errors import first_line
@@ -25,34 +27,49 @@ _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
 
 
+_PATIENCE = 300.0
+"""Seconds that another process may take to build them."""
+
+
 @cache
 def compiled() -> Any:
     """The compiled operators, or None where they cannot be had; the first call may take a minute.
 
-    A compiler that fails is told of in a warning.
+    What keeps them from being built, where a compiler is, is told of in a warning.
     """
     if why_not():
         return None
-    from torch.utils import cpp_extension
-
-    text = _SOURCE.read_bytes()
-    facts = [torch.__version__, sys.version, _processor(), *_FLAGS]
-    name = f"monosem_{hashlib.sha256(text + repr(facts).encode()).hexdigest()[:12]}"
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of versions of compilers, and of several processors
-            cpp_extension.load(
-                name,
-                [str(_SOURCE)],
-                extra_cflags=[*_FLAGS, f"-DMONOSEM_LIBRARY={name}"],
-                is_python_module=False,
-            )
+        return _built()
     except (RuntimeError, OSError, ImportError) as error:
         warnings.warn(
             f"{_SOURCE.name} was not compiled ({first_line(error)}); plain PyTorch is used instead",
             stacklevel=2,
         )
         return None
+
+
+def _built() -> Any:
+    """The operators, built by one process while others wait."""
+    from torch.utils import cpp_extension
+
+    # Where the source lies is part of the build: two installations would build over each other.
+    facts = [str(_SOURCE), torch.__version__, sys.version, _processor(), *_FLAGS]
+    name = f"monosem_{hashlib.sha256(_SOURCE.read_bytes() + repr(facts).encode()).hexdigest()[:12]}"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    folder = Path(root) / name
+    folder.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(), FileLock(folder / "monosem.lock", timeout=_PATIENCE):
+        warnings.simplefilter("ignore")  # of versions of compilers, and of several processors
+        # PyTorch's own lock is a file that is there: what a killed process left would be waited for for ever.
+        (folder / "lock").unlink(missing_ok=True)
+        cpp_extension.load(
+            name,
+            [str(_SOURCE)],
+            extra_cflags=[*_FLAGS, f"-DMONOSEM_LIBRARY={name}"],
+            build_directory=str(folder),
+            is_python_module=False,
+        )
     return getattr(torch.ops, name)
 
 

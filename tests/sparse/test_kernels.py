@@ -1,12 +1,15 @@
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from torch.utils.file_baton import FileBaton
 
 from monosem.sparse import kernels, operators
 from monosem.sparse.kernels import topk_relu
@@ -113,24 +116,57 @@ def test_what_the_operators_were_not_written_for_goes_the_plain_way() -> None:
     assert torch.equal(values.sort(descending=True).values, double.sort(descending=True).values[:, :3])
 
 
-def test_a_compiler_that_fails_is_told_of_and_done_without(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    broken = tmp_path / "broken.cpp"
-    broken.write_text("this is no C++;")
-    monkeypatch.setattr(operators, "_SOURCE", broken)
-    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
+@pytest.fixture
+def elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """Operators that are next to nothing, and none built yet: where they would be."""
+    source = tmp_path / "nothing.cpp"
+    source.write_text("int nothing;")
+    monkeypatch.setattr(operators, "_SOURCE", source)
     monkeypatch.setattr(operators, "why_not", lambda: "")
+    monkeypatch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path / "built"))
     operators.compiled.cache_clear()
+    yield tmp_path / "built"
+    operators.compiled.cache_clear()
+
+
+def test_a_compiler_that_fails_is_told_of_and_done_without(elsewhere: Path) -> None:
+    operators._SOURCE.write_text("this is no C++;")
     rows = torch.randn(4, 30, generator=torch.Generator().manual_seed(0))
-    try:
-        with pytest.warns(
-            UserWarning, match=r"broken\.cpp was not compiled .* plain PyTorch is used instead"
-        ):
-            values, _ = operators.topk(rows, 3)
-    finally:
-        operators.compiled.cache_clear()
+    with pytest.warns(UserWarning, match=r"nothing\.cpp was not compiled .* plain PyTorch is used instead"):
+        values, _ = operators.topk(rows, 3)
     assert torch.equal(values.sort(descending=True).values, rows.sort(descending=True).values[:, :3])
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(elsewhere: Path) -> None:
+    elsewhere.write_text("a file, and no folder")
+    with pytest.warns(UserWarning, match=r"was not compiled .*Not a directory.* plain PyTorch is used"):
+        assert operators.compiled() is None
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+def test_a_build_that_was_killed_holds_up_no_other(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def waits(baton: FileBaton) -> None:
+        raise AssertionError(f"{baton.lock_file_path} would be waited for for ever")
+
+    monkeypatch.setattr(FileBaton, "wait", waits)
+    assert operators.compiled() is not None
+    (folder,) = elsewhere.iterdir()
+    (folder / "lock").touch()  # as PyTorch leaves it when it is killed
+    operators.compiled.cache_clear()
+    assert operators.compiled() is not None
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+def test_one_process_builds_at_a_time(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert operators.compiled() is not None
+    (folder,) = elsewhere.iterdir()
+    operators.compiled.cache_clear()
+    monkeypatch.setattr(operators, "_PATIENCE", 0.1)
+    with (
+        FileLock(folder / "monosem.lock"),
+        pytest.warns(UserWarning, match="could not be acquired.* plain PyTorch is used"),
+    ):
+        assert operators.compiled() is None
 
 
 def test_the_switch_does_without(monkeypatch: pytest.MonkeyPatch) -> None:
