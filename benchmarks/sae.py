@@ -1,6 +1,6 @@
 """Steps of an SAE's training beside the least they can cost, the dense form, and other libraries.
 
-    python benchmarks/sae.py [--rounds 7] [--threads 2] [--only wide,paper,encode,probes,peers]
+    python benchmarks/sae.py [--rounds 7] [--threads 2] [--device cpu] [--only wide,paper,encode,probes,peers]
 
 wide    768 -> 24,576, k 32, batch 1,024. The floor is one dense encode product into memory at hand,
         an unsorted torch.topk and fused Adam on weights of these shapes, no more (targets: 1.35
@@ -13,7 +13,8 @@ probes  products of codes with k/n = 1/8 and 2,048 x 5,000 probe weights, batch 
 peers   steps of SAELens' and EleutherAI's sparsify's TopK SAEs of the wide shape, where these are installed,
         both with fused Adam (targets: at least 5 and 1.8 times ours).
 
-Rounds alternate, so that a busy machine slows all alike; medians are compared.
+Rounds alternate, so that a busy machine slows all alike; medians are compared. The targets are a CPU's; with
+`--device cuda` all of it runs on a GPU, in the forms that there are on one.
 """
 
 import argparse
@@ -50,6 +51,8 @@ def medians(works: Works, rounds: int) -> dict[str, float]:
         for name, work in works.items():
             start = time.perf_counter()
             work()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()  # what was given to a GPU is only begun
             if counts:
                 seconds[name].append(time.perf_counter() - start)
     return {name: statistics.median(times) for name, times in seconds.items()}
@@ -65,9 +68,9 @@ def trainer(dim: int, n_latents: int, k: int, form: str, x: Tensor, dead: int = 
     """A trainer in the middle of its work, with so many latents that count as dead."""
     settings = SAESettings(n_latents=n_latents, k=k, products=form)
     sae = SAE(dim, settings)
-    start = starting_point(x, settings)
+    start = starting_point(x.cpu(), settings)
     initialise(sae, start, seed=0)
-    made = Trainer(sae, start.variance, 1_000)
+    made = Trainer(sae.to(x.device), start.variance, 1_000)
     made.step(x)
 
     def again() -> None:
@@ -90,9 +93,9 @@ def step(of: Trainer, x: Tensor) -> Callable[[], None]:
 
 def floor(x: Tensor) -> Works:
     """What no training of this SAE can do without, alone."""
-    encoder, bias = torch.nn.Parameter(torch.randn(L, D)), torch.nn.Parameter(torch.zeros(L))
-    decoder = torch.nn.Parameter(torch.randn(L, D))
-    outputs = torch.empty(len(x), L)
+    encoder, decoder = (torch.nn.Parameter(torch.randn(L, D, device=x.device)) for _ in range(2))
+    bias = torch.nn.Parameter(x.new_zeros(L))
+    outputs = x.new_empty(len(x), L)
     optimizer = torch.optim.Adam([encoder, bias, decoder], fused=True)
     for parameter in (encoder, bias, decoder):
         parameter.grad = torch.randn_like(parameter)
@@ -106,8 +109,8 @@ def floor(x: Tensor) -> Works:
     return {"floor": work}
 
 
-def wide(rounds: int, forms: list[str]) -> None:
-    x = torch.randn(B, D)
+def wide(rounds: int, forms: list[str], device: str) -> None:
+    x = torch.randn(B, D, device=device)
     works = floor(x)
     for form in forms:
         works[f"step, {form}"] = step(trainer(D, L, K, form, x), x)
@@ -115,8 +118,8 @@ def wide(rounds: int, forms: list[str]) -> None:
     show(f"{D} -> {L:,}, k {K}, batch {B:,}", medians(works, rounds), "floor")
 
 
-def paper(rounds: int, forms: list[str]) -> None:
-    x = torch.randn(512, 2_048)
+def paper(rounds: int, forms: list[str], device: str) -> None:
+    x = torch.randn(512, 2_048, device=device)
     works: Works = {
         f"step, {form}": step(trainer(2_048, 2_048, 256, form, x), x) for form in ["dense", *forms]
     }
@@ -125,10 +128,10 @@ def paper(rounds: int, forms: list[str]) -> None:
     show("2,048 -> 2,048, k 256, batch 512", medians(works, rounds), "step, dense")
 
 
-def encode(rounds: int) -> None:
-    x = torch.randn(B, D)
+def encode(rounds: int, device: str) -> None:
+    x = torch.randn(B, D, device=device)
     sae = trainer(D, L, K, "sparse", x).sae
-    outputs = torch.empty(B, L)
+    outputs = x.new_empty(B, L)
 
     @torch.no_grad()
     def product() -> None:
@@ -140,11 +143,11 @@ def encode(rounds: int) -> None:
 
 
 @torch.no_grad()
-def probes(rounds: int, forms: list[str]) -> None:
+def probes(rounds: int, forms: list[str], device: str) -> None:
     n, k = 2_048, 256
-    codes = kernels.topk_relu(torch.randn(PROBE_BATCH, n), k)
-    weight, push = torch.randn(n, CLASSES), torch.randn(PROBE_BATCH, CLASSES)
-    logits, gradient = torch.empty(PROBE_BATCH, CLASSES), torch.empty(n, CLASSES)
+    codes = kernels.topk_relu(torch.randn(PROBE_BATCH, n, device=device), k)
+    weight, push = codes.new_empty(n, CLASSES).normal_(), codes.new_empty(PROBE_BATCH, CLASSES).normal_()
+    logits, gradient = torch.empty_like(push), torch.empty_like(weight)
     works: Works = {
         "dense, forward": lambda: torch.mm(codes, weight, out=logits),
         "dense, backward": lambda: torch.mm(codes.T, push, out=gradient),
@@ -161,7 +164,7 @@ def probes(rounds: int, forms: list[str]) -> None:
             part,
             f"dense, {way}",
         )
-    many = Codes.from_blocks([kernels.topk_relu(torch.randn(8 * PROBE_BATCH, n), k)])
+    many = Codes.from_blocks([kernels.topk_relu(torch.randn(8 * PROBE_BATCH, n, device=device), k)])
     labels = torch.randint(100, (CLASSES // 100, len(many)))
 
     def trained(products: ProductsName) -> object:
@@ -181,33 +184,35 @@ def main() -> None:
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--only", default="wide,paper,encode,probes,peers")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     threadpool_limits(arguments.threads)
     torch.manual_seed(0)
-    forms = [form for form in forms_on(torch.device("cpu")) if form != "dense"]
+    device = arguments.device
+    forms = [form for form in forms_on(torch.device(device)) if form != "dense"]
     print(
-        f"torch {torch.__version__}, {arguments.threads} threads, operators: {operators.why_not() or 'built'}"
+        f"torch {torch.__version__}, {torch.cuda.get_device_name() if device == 'cuda' else 'CPU'}, "
+        f"{arguments.threads} threads, operators: {operators.why_not() or 'built'}, forms: {', '.join(forms)}"
     )
     asked = arguments.only.split(",")
     if "wide" in asked:
-        wide(arguments.rounds, forms)
+        wide(arguments.rounds, forms, device)
     if "paper" in asked:
-        paper(arguments.rounds, forms)
+        paper(arguments.rounds, forms, device)
     if "encode" in asked:
-        encode(arguments.rounds)
+        encode(arguments.rounds, device)
     if "probes" in asked:
-        probes(arguments.rounds, forms)
+        probes(arguments.rounds, forms, device)
     if "peers" in asked:
-        peers(arguments.rounds, forms)
+        peers(arguments.rounds, forms, device)
 
 
-def peers(rounds: int, forms: list[str]) -> None:
+def peers(rounds: int, forms: list[str], device: str) -> None:
     """Other libraries' steps; each is skipped, saying so, where it is not installed."""
-    x = torch.randn(B, D)
-    fastest = "compiled" if "compiled" in forms else "sparse"
-    works: Works = {"ours": step(trainer(D, L, K, fastest, x), x)}
+    x = torch.randn(B, D, device=device)
+    works: Works = {"ours": step(trainer(D, L, K, forms[-1], x), x)}  # compiled or triton, where it is there
     for name, module, make in (("SAELens", "sae_lens", saelens), ("sparsify", "sparsify", sparsify)):
         if find_spec(module) is None:
             print(f"\n{name}: not installed, skipped")
@@ -222,9 +227,9 @@ def saelens(x: Tensor) -> Callable[[], None]:
     from sae_lens.saes.sae import TrainStepInput
     from sae_lens.saes.topk_sae import TopKTrainingSAE, TopKTrainingSAEConfig
 
-    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, device="cpu", dtype="float32"))
+    sae = TopKTrainingSAE(TopKTrainingSAEConfig(d_in=D, d_sae=L, k=K, device=str(x.device), dtype="float32"))
     optimizer = torch.optim.Adam(sae.parameters(), fused=True)
-    dead = torch.zeros(L, dtype=torch.bool)
+    dead = torch.zeros(L, dtype=torch.bool, device=x.device)
 
     def work() -> None:
         given = TrainStepInput(
@@ -242,7 +247,7 @@ def sparsify(x: Tensor) -> Callable[[], None]:
     """A step of sparsify's SparseCoder."""
     from sparsify import SparseCoder, SparseCoderConfig
 
-    coder = SparseCoder(D, SparseCoderConfig(num_latents=L, k=K), device="cpu")
+    coder = SparseCoder(D, SparseCoderConfig(num_latents=L, k=K), device=x.device)
     optimizer = torch.optim.Adam(coder.parameters(), fused=True)
 
     def work() -> None:
