@@ -93,7 +93,8 @@ def test_programs_compile_as_they_are_launched(
         )
         found = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=launch.options)
         assert found.asm["cubin"]
-        assert "ld.global.v4.b32" in found.asm["ptx"], "rows are not read by 16 bytes a thread"
+        # Rows are read by 16 bytes a thread, and not only what is there already.
+        assert found.asm["ptx"].count("ld.global.v4.b32") > 1
 
 
 @pytest.fixture
