@@ -207,7 +207,7 @@ def train_probes(
     for rows, lr in probe_batches(len(features), settings, seed, done, features.device):
         given = labels_by_sample[rows]
         if not form:
-            form = _fastest_form(features, rows, scale, trainings[0], given[:, blocks[0]])
+            form = _fastest_form(features, rows, scale, trainings[0], given[:, blocks[0]], watch)
             watch.record("products", of="probes", form=form)
         inputs = _inputs(features, rows, scale, form)
         for block, training in zip(blocks, trainings, strict=True):
@@ -291,7 +291,12 @@ def _inputs(features: Rows, rows: Tensor, scale: FeatureScale, form: str) -> Inp
 
 
 def _fastest_form(
-    features: Rows, rows: Tensor, scale: FeatureScale, training: "_Training", labels: Tensor
+    features: Rows,
+    rows: Tensor,
+    scale: FeatureScale,
+    training: "_Training",
+    labels: Tensor,
+    watch: Watch,
 ) -> str:
     """How codes are multiplied fastest with these problems: for anything else there is one way."""
     outputs = len(rows) * labels.shape[1] * training.n_classes
@@ -303,7 +308,7 @@ def _fastest_form(
         inputs = _inputs(features, rows, scale, form)
         return float(inputs.gradient(training.residual(inputs, labels), room)[0, 0])
 
-    return fastest({form: partial(trial, form) for form in forms_on(features.device)})
+    return fastest({form: partial(trial, form) for form in forms_on(features.device, watch)})
 
 
 class _Training:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol, Self
 import torch
 from torch import Tensor
 
+from monosem.core.progress import SILENT, Watch
 from monosem.sparse import kernels, operators, triton_kernels
 from monosem.sparse.kernels import topk_relu
 
@@ -230,8 +231,10 @@ FORMS: dict[str, type[BatchCodes]] = {
 """By the names of `SAESettings.products`; where its operations are missing, a form takes the plain ones."""
 
 
-def forms_on(device: torch.device) -> list[str]:
-    """The forms that are different things on this device."""
+def forms_on(device: torch.device, watch: Watch = SILENT) -> list[str]:
+    """The forms that are different things on this device; `watch` hears of it if one is built first."""
+    if device.type == "cpu":
+        operators.announce(watch.notice)
     special = {
         "compiled": device.type == "cpu" and operators.compiled() is not None,
         "triton": triton_kernels.available(device),

@@ -10,10 +10,12 @@ import os
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock
@@ -25,10 +27,19 @@ from monosem.sparse import kernels
 SWITCH = "MONOSEM_OPERATORS"
 _SOURCE = Path(__file__).with_suffix(".cpp")
 _FLAGS = ["-O3", "-march=native", "-fopenmp", "-fno-math-errno"]
-
-
 _PATIENCE = 300.0
 """Seconds that another process may take to build them."""
+_FAILURES = (RuntimeError, OSError, ImportError)
+
+
+def announce(notice: Callable[[str], None]) -> None:
+    """Say so if the next call of `compiled` is one that takes a minute."""
+    if why_not() or compiled.cache_info().currsize:
+        return
+    with suppress(*_FAILURES):  # `compiled` tells of these
+        name, folder = _build()
+        if not (folder / f"{name}.so").exists():
+            notice("compiling products of sparse codes for this machine, once: about half a minute")
 
 
 @cache
@@ -41,7 +52,7 @@ def compiled() -> Any:
         return None
     try:
         return _built()
-    except (RuntimeError, OSError, ImportError) as error:
+    except _FAILURES as error:
         warnings.warn(
             f"{_SOURCE.name} was not compiled ({first_line(error)}); plain PyTorch is used instead",
             stacklevel=2,
@@ -49,15 +60,29 @@ def compiled() -> Any:
         return None
 
 
-def _built() -> Any:
-    """The operators, built by one process while others wait."""
+class _Build(NamedTuple):
+    """What the library is called that is built, and where."""
+
+    name: str
+    folder: Path
+
+
+def _build() -> _Build:
     from torch.utils import cpp_extension
 
     # Where the source lies is part of the build: two installations would build over each other.
     facts = [str(_SOURCE), torch.__version__, sys.version, _processor(), *_FLAGS]
     name = f"monosem_{hashlib.sha256(_SOURCE.read_bytes() + repr(facts).encode()).hexdigest()[:12]}"
-    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
-    folder = Path(root) / name
+    return _Build(
+        name, Path(os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()) / name
+    )
+
+
+def _built() -> Any:
+    """The operators, built by one process while others wait."""
+    from torch.utils import cpp_extension
+
+    name, folder = _build()
     folder.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(), FileLock(folder / "monosem.lock", timeout=_PATIENCE):
         warnings.simplefilter("ignore")  # of versions of compilers, and of several processors

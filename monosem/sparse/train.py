@@ -122,7 +122,7 @@ def fit_saes(
     for sae in saes:
         sae.trained_on = trained_on
         initialise(sae, start, seed)
-    fits = [_Fit(Trainer(sae.to(device), start.variance, total, world)) for sae in saes]
+    fits = [_Fit(Trainer(sae.to(device), start.variance, total, world, watch)) for sae in saes]
     done = 0
     if earlier is not None:
         done = earlier.facts["done"]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from monosem.core.checkpoints import optimizer_tensors, part_of, restore_optimizer, under
 from monosem.core.distributed import World, summed
+from monosem.core.progress import SILENT, Watch
 from monosem.encoders.optim import warmup_cosine
 from monosem.sparse.activations import alone
 from monosem.sparse.batch_codes import FORMS, forms_on
@@ -30,6 +31,7 @@ class Trainer:
         variance: mean square of a centred entry of the normalised training features, the unit of losses.
         total: steps planned, over which the learning rate rises and falls; None: it stays at its peak.
         world: the processes that share each batch, every one with a part of it; None: this one alone.
+        watch: told if products of codes are compiled first, which takes a while.
 
     Attributes:
         done: steps taken.
@@ -37,10 +39,18 @@ class Trainer:
         form: how codes are held in products, of `FORMS`; "" until the first step decides.
     """
 
-    def __init__(self, sae: SAE, variance: float, total: int | None, world: World | None = None) -> None:
+    def __init__(
+        self,
+        sae: SAE,
+        variance: float,
+        total: int | None,
+        world: World | None = None,
+        watch: Watch = SILENT,
+    ) -> None:
         settings = sae.settings
         self.sae, self.variance, self.total, self.done = sae, variance, total, 0
         self.form: str = "" if settings.products == "auto" else settings.products
+        self._watch = watch
         self._world = world if world is not None and world.size > 1 else None
         self._lr = settings.rate(sae.n_latents)
         self._optimizer = torch.optim.Adam(
@@ -147,7 +157,7 @@ class Trainer:
         if not is_worth_timing(rows * self.sae.n_latents * self.sae.dim):
             return "dense"
         threshold = None if self.sae.threshold is None else self.sae.threshold.clone()
-        there = forms_on(z.device)
+        there = forms_on(z.device, self._watch)
         forms = list(compress(FORMS, self._agreed(form in there for form in FORMS)))
         chosen = fastest({form: partial(self._trial, form, z, n) for form in forms})
         if threshold is not None and self.sae.threshold is not None:

@@ -144,6 +144,22 @@ def test_a_cache_that_cannot_be_written_is_done_without(elsewhere: Path) -> None
 
 
 @pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+def test_a_build_is_announced_once_and_not_where_it_is_there(elsewhere: Path) -> None:
+    said: list[str] = []
+    operators.announce(said.append)
+    assert len(said) == 1
+    assert "once: about half a minute" in said[0]
+    assert operators.compiled() is not None
+    operators.compiled.cache_clear()  # as in the next process
+    operators.announce(said.append)
+    operators._SOURCE.write_text("this is no C++;")
+    with pytest.warns(UserWarning, match="was not compiled"):
+        assert operators.compiled() is None
+    operators.announce(said.append)  # it is not tried again
+    assert len(said) == 1
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
 def test_a_build_that_was_killed_holds_up_no_other(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def waits(baton: FileBaton) -> None:
         raise AssertionError(f"{baton.lock_file_path} would be waited for for ever")
