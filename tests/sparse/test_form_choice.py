@@ -25,14 +25,14 @@ class Clock:
 @pytest.mark.parametrize(
     ("dense", "other", "expected"),
     [
-        ((9.0, 1.0), (9.0, 0.8), "other"),
-        ((9.0, 1.0), (0.8, 9.0), "other"),
-        ((1.0, 9.0), (0.95, 0.95), "dense"),  # no clear difference
-        ((1.0, 1.0), (2.0, 2.0), "dense"),
+        ((9.0, 1.0, 1.0), (9.0, 9.0, 0.8), "other"),
+        ((9.0, 1.0, 1.0), (0.8, 9.0, 9.0), "other"),
+        ((9.0, 1.0, 9.0), (0.95, 0.95, 0.95), "dense"),  # no clear difference
+        ((1.0, 1.0, 1.0), (2.0, 2.0, 2.0), "dense"),
     ],
 )
-def test_the_better_run_of_two_decides_and_dense_is_left_for_a_clear_gain_only(
-    dense: tuple[float, float], other: tuple[float, float], expected: str, monkeypatch: pytest.MonkeyPatch
+def test_the_best_run_decides_and_dense_is_left_for_a_clear_gain_only(
+    dense: tuple[float, ...], other: tuple[float, ...], expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
     monkeypatch.setattr(form_choice.time, "perf_counter", lambda: clock.now)
@@ -42,3 +42,13 @@ def test_the_better_run_of_two_decides_and_dense_is_left_for_a_clear_gain_only(
 def test_only_large_products_are_worth_a_look() -> None:
     assert is_worth_timing(256 * 2048 * 5000)
     assert not is_worth_timing(256 * 64 * 300)
+
+
+def test_trials_take_turns() -> None:
+    order: list[str] = []
+
+    def noted(name: str) -> Callable[[], float]:
+        return lambda: float(order.append(name) is None)
+
+    fastest({"dense": noted("dense"), "other": noted("other")})
+    assert order == ["dense", "other"] * 3
