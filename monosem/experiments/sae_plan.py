@@ -16,8 +16,8 @@ from monosem.sparse.train import untrained
 SHORT_NAMES = {"latents": "n_latents"}
 """How a setting may be called on the command line."""
 
-_FLOPS, _ERRORS = 8e10, 1e-7
-"""Of two CPU cores: operations a second, and seconds for an entry of a reconstruction compared in float64."""
+_FLOPS, _STEP, _ERRORS = 8e10, 5e-3, 1e-7
+"""Of two CPU cores: operations a second, seconds of a step however small, and of comparing an entry."""
 _CHECKPOINTS = 2 * 3
 """Times the weights: two states are kept, each with Adam's moments."""
 
@@ -77,7 +77,9 @@ class Sweep:
     def training_seconds(self, settings: SAESettings) -> float:
         """About what training an SAE takes on two CPU cores, held-out features watched after each epoch."""
         watched = 0.0 if self.held_out is None else settings.epochs * self.reading_seconds(settings) / 2
-        return settings.training_flops(len(self.features), self.features.dim) / _FLOPS + watched
+        steps = settings.epochs * -(-len(self.features) // settings.batch_size)
+        products = settings.training_flops(len(self.features), self.features.dim) / _FLOPS
+        return products + _STEP * steps + watched
 
     def reading_seconds(self, settings: SAESettings) -> float:
         """About what measuring one takes there: its codes twice, its errors once."""
