@@ -27,6 +27,7 @@ _HOMES = {
     "load_saelens": "monosem.sparse.saelens",
     "matched_monosemanticity": "monosem.measures.consistency",
     "native_monosemanticity": "monosem.measures.consistency",
+    "open_features": "monosem.data.npy_features",
     "pretrain": "monosem.encoders.pretrain",
     "probe_accuracy": "monosem.robust.probe_score",
     "pull_from_hub": "monosem.sparse.hub",

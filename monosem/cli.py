@@ -163,7 +163,9 @@ def browse(
 
 @app.command()
 def sae(
-    features: Annotated[Path, typer.Argument(metavar="FEATURES", help="Folder of a feature set.")],
+    features: Annotated[
+        Path, typer.Argument(metavar="FEATURES", help="A .npy file of floats [N, D], or a feature set.")
+    ],
     more: Annotated[
         list[str] | None, typer.Argument(metavar="[KEY=V,V...]...", help="More for --sweep.")
     ] = None,
@@ -174,33 +176,51 @@ def sae(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A setting of all, e.g. epochs=10.")
     ] = None,
-    held_out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Features of other samples, to measure on.")
+    labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A .npy file of the classes of FEATURES, ints [N].")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of first weights and order.")] = 0,
+    held_out: Annotated[
+        Path | None, typer.Option(metavar="FEATURES", help="Features of other samples, to measure on.")
+    ] = None,
+    held_out_labels: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Theirs, if they are in a .npy file.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of first dictionaries and order.")] = 0,
+    seeds: Annotated[
+        int, typer.Option(metavar="N", min=1, help="First dictionaries of each SAE, for intervals.")
+    ] = 1,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/sae"),
     stop_after: StopAfter = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="List SAEs, what is there, time and disk; do nothing.")
+    ] = False,
 ) -> None:
     """Train sparse autoencoders on features; of several shapes, side by side."""
-    from monosem.data.feature_set import FeatureSet
+    from monosem.core.distributed import this_world
     from monosem.experiments.run import RunWatch
-    from monosem.experiments.sae_sweep import expected_seconds, run_sweep, variants_of
+    from monosem.experiments.sae_plan import asked_for
+    from monosem.experiments.sae_sweep import dry_run_lines, run_sweep
     from monosem.report import screen, write_reports
     from monosem.report.console import progress_display
 
-    variants = variants_of(overrides or (), [*(sweep or ()), *(more or ())])
-    opened = FeatureSet.open(features)
-    expected = expected_seconds(opened, variants.values())
+    asked = asked_for(
+        features,
+        overrides or (),
+        [*(sweep or ()), *(more or ())],
+        labels=labels,
+        held_out=held_out,
+        held_out_labels=held_out_labels,
+        seed=seed,
+        n_seeds=seeds,
+    )
+    if dry_run:
+        print("\n".join(dry_run_lines(asked, out)))
+        return
+    if not this_world().is_main:  # one process shows and reports for all
+        run_sweep(asked, out, _command_line())
+        return
     with progress_display() as display:
-        run_sweep(
-            opened,
-            variants,
-            out,
-            _command_line(),
-            held_out=None if held_out is None else FeatureSet.open(held_out),
-            seed=seed,
-            watch=RunWatch.of_one("sae", expected, display, stop_after),
-        )
+        run_sweep(asked, out, _command_line(), RunWatch.of_one("sae", asked.seconds, display, stop_after))
         write_reports(out)
     print(screen(out))
 

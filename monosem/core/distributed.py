@@ -5,14 +5,19 @@ Without a launcher there is one process and every exchange returns what it was g
 
 import atexit
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from monosem.core.errors import MonosemError
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,29 @@ class World:
         said = torch.tensor(answers, dtype=torch.uint8, device=self.device)
         dist.broadcast(said, src=0)
         return tuple(bool(answer) for answer in said.tolist())
+
+    def from_main(self, work: Callable[[], Found]) -> Found:
+        """What `work` gives on the main process, on all of them; where it fails there, it fails on all.
+
+        For small things, such as whether a folder may be written to: they are pickled on their way.
+
+        Raises:
+            MonosemError: what `work` raised.
+        """
+        said: list[Any] = [None, None]
+        if self.is_main:
+            try:
+                said[0] = work()
+            except MonosemError as error:
+                if self.size == 1:
+                    raise
+                said[1] = error
+        if self.size > 1:
+            dist.broadcast_object_list(said, src=0, device=self.device)
+        if said[1] is not None:
+            raise said[1]
+        found: Found = said[0]
+        return found
 
 
 @cache

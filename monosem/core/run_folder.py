@@ -39,15 +39,27 @@ class RunFolder:
         """
         folder = cls(path, recipe, recipe_hash)
         sweep_drafts(path)  # a manifest that a kill cut off is nobody's file
+        folder.check()
+        folder.write_manifest(command)
+        return folder
+
+    def check(self) -> bool:
+        """Whether the folder holds this run with its tables complete, without taking it.
+
+        Raises:
+            InputError: the folder holds another run or other files.
+        """
+        path = self.path
         if (path / "manifest.json").exists():
-            if read_json(path / "manifest.json").get("recipe_hash") != folder.recipe_hash:
+            manifest = read_json(path / "manifest.json")
+            if manifest.get("recipe_hash") != self.recipe_hash:
                 raise InputError(
                     f"{path}: holds another run; give this one a folder of its own with --out DIR"
                 )
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            return _has_tables(manifest)
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise InputError(f"{path}: is not empty and holds no run; give another folder with --out DIR")
-        folder.write_manifest(command)
-        return folder
+        return False
 
     def write_manifest(self, command: str, **facts: Any) -> None:
         """Write `manifest.json` with the recipe, versions and machine, and `facts`, as not complete yet."""
@@ -79,7 +91,7 @@ def open_run(path: Path) -> dict[str, Any]:
     manifest = read_json(path / "manifest.json")
     if not isinstance(manifest, dict) or "recipe_hash" not in manifest:
         raise InputError(f"{path / 'manifest.json'}: not the manifest of a run")
-    if not (manifest.get("complete") or manifest.get("tables_complete")):
+    if not _has_tables(manifest):
         raise InputError(f"{path}: this run is not complete; finish it with: {manifest.get('command')}")
     return manifest
 
@@ -91,6 +103,10 @@ def mark_complete(path: Path) -> None:
         InputError: no run there, or one whose tables are missing.
     """
     write_json_atomic(path / "manifest.json", {**open_run(path), "complete": True})
+
+
+def _has_tables(manifest: dict[str, Any]) -> bool:
+    return bool(manifest.get("complete") or manifest.get("tables_complete"))
 
 
 def installed_versions() -> dict[str, str]:

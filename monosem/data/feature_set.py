@@ -77,6 +77,9 @@ class FeatureSet:
         Raises:
             InputError: no feature set, one of another version, damaged, or changed meanwhile (file named).
         """
+        if not path.is_dir():
+            what = "a file; monosem.open_features reads .npy files" if path.exists() else "no such folder"
+            raise InputError(f"{path}: {what}; a feature set is a folder that FeatureSet.save wrote")
         # Looked at before they are compared: a file that is written to later is not the one that was.
         stamps = {file.name: Stamp.of(file.stat()) for file in path.glob("*-*.npy")}
         verify_folder(path, unread=() if verify else stamps.keys())

@@ -7,7 +7,7 @@ the next access. A read takes what it asks for, and can say what is wrong.
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -18,6 +18,8 @@ from monosem.core.errors import InputError
 from monosem.data.feature_block import FLOATS, Block
 
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+_CONVERTED_BYTES = 2**20
+"""Of a file whose entries are converted, read at once."""
 KINDS = {"values": FLOATS, "indices": ("int32",)}
 """Types of the entries of each part of a shard."""
 
@@ -34,12 +36,40 @@ class Stamp(NamedTuple):
         return cls(status.st_size, status.st_mtime_ns)
 
 
+class Header(NamedTuple):
+    """What a .npy file says of its array, whose entries come from byte `start` on."""
+
+    shape: tuple[int, ...]
+    columns_first: bool
+    dtype: np.dtype[Any]
+    start: int
+    stamp: Stamp
+
+    @classmethod
+    def of(cls, path: Path, stamp: Stamp | None = None) -> Self | None:
+        """That of a file, which has not changed since `stamp`; None for a file that is no .npy.
+
+        Raises:
+            InputError: missing, unreadable, or changed.
+        """
+        with _opened(path) as stream:
+            found = Stamp.of(os.fstat(stream.fileno()))
+            if stamp not in (None, found):
+                raise _changed(path)
+            try:
+                shape, columns_first, dtype = _HEADERS[np.lib.format.read_magic(stream)](stream)
+            except (ValueError, KeyError):
+                return None
+            return cls(shape, columns_first, dtype, stream.tell(), found)
+
+
 @dataclass(frozen=True)
 class ShardFile:
     """A table `shape` = (n, width) in a .npy file, rows one after the other from byte `start` on.
 
-    Every read opens the file and closes it: sets of any number of shards hold no descriptors, threads do not
-    meet, and a file that is gone or written to is noticed each time.
+    Entries are read as `dtype`, whatever float or integer they are `on_disk`. Every read opens the file and
+    closes it: sets of any number of shards hold no descriptors, threads do not meet, and a file that is gone
+    or written to is noticed each time.
     """
 
     path: Path
@@ -47,6 +77,7 @@ class ShardFile:
     dtype: np.dtype[Any]
     start: int
     stamp: Stamp
+    on_disk: np.dtype[Any]
 
     @classmethod
     def open(
@@ -60,40 +91,43 @@ class ShardFile:
             InputError: missing, unreadable, no such table, changed since `stamp`, or not as long as its
                 header says.
         """
-        with _opened(path) as stream:
-            found = Stamp.of(os.fstat(stream.fileno()))
-            if stamp not in (None, found):
-                raise _changed(path)
-            try:
-                header = _HEADERS[np.lib.format.read_magic(stream)]
-                on_disk, columns_first, dtype = header(stream)
-            except (ValueError, KeyError):
-                raise InputError(f"{path}: no .npy file that monosem wrote; make the set again") from None
-            start = stream.tell()
-        if on_disk != shape or columns_first or str(dtype) not in kinds:
+        header = Header.of(path, stamp)
+        if header is None:
+            raise InputError(f"{path}: no .npy file that monosem wrote; make the set again")
+        if header.shape != shape or header.columns_first or str(header.dtype) not in kinds:
             raise InputError(
-                f"{path}: holds {dtype} {list(on_disk)} where the set has {' or '.join(kinds)} "
+                f"{path}: holds {header.dtype} {list(header.shape)} where the set has {' or '.join(kinds)} "
                 f"{list(shape)}; make the set again"
             )
-        file = cls(path, shape, dtype, start, found)
-        if found.size != start + file.nbytes:
+        return cls.of(path, header, "make the set again")
+
+    @classmethod
+    def of(cls, path: Path, header: Header, remedy: str) -> Self:
+        """The table that a header tells of, its entries as they are on disk.
+
+        Raises:
+            InputError: the file is not as long as its header says; `remedy` ends the message.
+        """
+        n, width = header.shape
+        file = cls(path, (n, width), header.dtype, header.start, header.stamp, header.dtype)
+        if header.stamp.size != header.start + file.nbytes:
             raise InputError(
-                f"{path}: {found.size:,} bytes long, not the {start + file.nbytes:,} of its "
-                f"{len(file):,} rows; make the set again"
+                f"{path}: {header.stamp.size:,} bytes long, not the {header.start + file.nbytes:,} of its "
+                f"{n:,} rows; {remedy}"
             )
         return file
+
+    def read_as(self, dtype: str) -> Self:
+        """The same table, its entries converted when they are read."""
+        return replace(self, dtype=np.dtype(dtype))
 
     def __len__(self) -> int:
         return self.shape[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all rows."""
-        return self.shape[0] * self._row_bytes
-
-    @property
-    def _row_bytes(self) -> int:
-        return self.shape[1] * self.dtype.itemsize
+        """Bytes of all rows as they are read."""
+        return self.shape[0] * self.shape[1] * self.dtype.itemsize
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Some of the rows as a new array [n, width]: a slice, or row numbers from 0 on in any order.
@@ -164,8 +198,16 @@ class ShardFile:
             raise _changed(self.path)
 
     def _fill(self, stream: FileIO, first: int, out: np.ndarray) -> None:
+        row_bytes = self.shape[1] * self.on_disk.itemsize
+        if self.on_disk != out.dtype:
+            at_once = max(1, _CONVERTED_BYTES // row_bytes)
+            for done in range(0, len(out), at_once):
+                piece = np.empty((min(at_once, len(out) - done), self.shape[1]), self.on_disk)
+                self._fill(stream, first + done, piece)
+                out[done : done + len(piece)] = piece
+            return
         into = out.view(np.uint8).reshape(-1).data
-        stream.seek(self.start + first * self._row_bytes)
+        stream.seek(self.start + first * row_bytes)
         filled = 0
         while filled < len(into):  # the system reads at most 2 GiB at once
             n = stream.readinto(into[filled:])
@@ -214,7 +256,9 @@ def _opened(path: Path) -> Iterator[FileIO]:
         with open(path, "rb", buffering=0) as stream:
             yield stream
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file, and the feature set needs it; make the set again") from None
+        raise InputError(
+            f"{path}: no such file, and the feature set needs it; put it back or make it again"
+        ) from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check the disk") from None
 

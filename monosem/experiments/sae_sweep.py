@@ -2,154 +2,217 @@
 
 What a shape is worth is a trade: fewer active latents are easier to read and explain less. So every SAE gets
 its unexplained variance, its mean number of active latents and, where features are labelled, how far the
-samples that activate a latent are of one class.
+samples that activate a latent are of one class. What the features' own dimensions reach stands beside it.
 """
 
-import itertools
 import shutil
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 from monosem.core.artifacts import fingerprint_json
-from monosem.core.errors import InputError
-from monosem.core.progress import SILENT, Watch
+from monosem.core.devices import device_errors_explained
+from monosem.core.distributed import World, this_world
+from monosem.core.drafts import sweep_drafts
+from monosem.core.progress import SILENT, Portion, Watch
 from monosem.core.run_folder import RunFolder
-from monosem.core.settings import parse, with_overrides
 from monosem.data.feature_set import FeatureSet
 from monosem.experiments.results import write_table
+from monosem.experiments.sae_plan import Member, Sweep
+from monosem.measures.blocks import Features
 from monosem.measures.consistency import matched_monosemanticity
 from monosem.measures.geometry import mean_and_rms
 from monosem.sparse.evaluate import sae_quality
 from monosem.sparse.sae import SAE
-from monosem.sparse.sae_settings import SAESettings
-from monosem.sparse.train import fit_saes, untrained
+from monosem.sparse.train import fit_saes
 
-SHORT_NAMES = {"latents": "n_latents"}
-"""How a setting may be called on the command line."""
-
-_FLOPS = 8e10
+_UNFINISHED = "unfinished"
 
 
-def variants_of(overrides: Iterable[str], swept: Iterable[str]) -> dict[str, SAESettings]:
-    """Every combination of the swept settings, by name.
+class Classes(NamedTuple):
+    """Labels of samples, numbered from 0, [N]; how many classes; top samples a dimension is judged by."""
 
-    Args:
-        overrides: "key=value" for all of them.
-        swept: "key=value,value,..." for what varies; `latents` is short for `n_latents`.
-
-    Raises:
-        InputError: unknown keys or values that are not allowed, a key that is given twice, or a value that
-            repeats.
-    """
-    fixed = [_long(override) for override in overrides]
-    axes: dict[str, list[str]] = {}
-    for item in swept:
-        key, equals, values = _long(item).partition("=")
-        listed = [value.strip() for value in values.split(",")]
-        if not equals or not all(listed):
-            raise InputError(f"--sweep {item}: write it as key=value,value, for example k=16,32,64")
-        if key in axes or any(override.startswith(f"{key}=") for override in fixed):
-            raise InputError(f"--sweep {item}: {key} is given twice; give it once")
-        if len(set(listed)) < len(listed):
-            raise InputError(f"--sweep {item}: a value is given twice; give it once")
-        axes[key] = listed
-    found = {}
-    for combined in itertools.product(*axes.values()):
-        chosen = [f"{key}={value}" for key, value in zip(axes, combined, strict=True)]
-        name = ",".join(chosen).replace("/", "-") or "sae"
-        found[name] = parse(SAESettings, with_overrides({}, [*fixed, *chosen]), "monosem sae")
-    return found
+    labels: np.ndarray
+    n: int
+    top: int
 
 
-def expected_seconds(features: FeatureSet, variants: Iterable[SAESettings]) -> float:
-    """About what training takes on two CPU cores."""
-    return sum(settings.training_flops(len(features), features.dim) for settings in variants) / _FLOPS
+def run_sweep(sweep: Sweep, out: Path, command: str, watch: Watch = SILENT) -> None:
+    """Train all SAEs on the same batches; the run folder gets each, `results.csv` and `training.csv`.
 
+    Under `torchrun` or `accelerate launch` all processes train; the main one does the rest.
 
-def run_sweep(
-    features: FeatureSet,
-    variants: Mapping[str, SAESettings],
-    out: Path,
-    command: str,
-    *,
-    held_out: FeatureSet | None = None,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    watch: Watch = SILENT,
-) -> pd.DataFrame:
-    """Train all variants on the same batches; the run folder gets each SAE and `results.csv`.
-
-    held_out: features of other samples through the same encoder, on which everything is read; None: it is
-    read on the training features, and the table says so.
     Raises:
         InputError: the folder holds another run, settings that do not go together, features at fault.
         Paused: the time is up; the same call goes on where this one stopped.
     """
     started = time.monotonic()
-    settings = {name: variant.model_dump(mode="json") for name, variant in variants.items()}
-    facts = {
-        "kind": "sae",
-        "variants": settings,
-        "seed": seed,
-        "features": features.fingerprint,
-        "held_out": None if held_out is None else held_out.fingerprint,
-    }
-    untrained(list(variants.values()), features.dim, held_out)  # before the folder is taken
-    folder = RunFolder.claim(out, facts, fingerprint_json(facts), command)
-    saes = fit_saes(
-        features,
-        list(variants.values()),
-        seed=seed,
-        held_out=held_out,
-        checkpoint=out / "unfinished",
-        device=device,
-        watch=watch,
-    )
-    measured = features if held_out is None else held_out
-    mean, _ = mean_and_rms(features)
-    rows = []
-    for name, sae in zip(variants, saes, strict=True):
-        sae.save(out / "saes" / name)
-        shape = {"n_latents": sae.n_latents, "k": sae.k, "activation": sae.settings.activation}
-        quality = {
-            key: value
-            for key, value in asdict(sae_quality(sae, measured, mean=mean)).items()
-            if value is not None
-        }
-        of_labels = {"monosemanticity": _monosemanticity(sae, measured)}
-        rows.append(
-            {
-                "sae": name,
-                **shape,
-                **quality,
-                **of_labels,
-                "read_on": "training" if held_out is None else "held out",
-            }
+    world = this_world()
+    sweep.check()
+    folder = _folder(sweep, out)
+    if world.from_main(lambda: _found_made(folder, sweep, command)):
+        return
+    units = [round(1000 * seconds) + 1 for seconds in (_training(sweep), sweep.seconds)]
+    remedy = "train fewer SAEs at a time, or set batch_size lower"
+    with device_errors_explained(f"SAEs on {world.device}", remedy):
+        saes = fit_saes(
+            sweep.features,
+            [member.settings for member in sweep.members],
+            seed=sweep.seed,
+            init_seeds=[member.seed for member in sweep.members],
+            held_out=sweep.held_out,
+            checkpoint=out / _UNFINISHED,
+            device=world.device,
+            world=world,
+            watch=Portion(watch, 0, units[0], units[1]),
         )
-    table = pd.DataFrame(rows)
-    write_table(table, out / "results.csv")
+        if not world.is_main:
+            return
+        for member, sae in zip(sweep.members, saes, strict=True):
+            sae.save(out / member.place)
+        rows = list(_readings(sweep, saes, world, Portion(watch, units[0], units[1] - units[0], units[1])))
+    write_table(pd.DataFrame(rows), out / "results.csv")
+    write_table(pd.DataFrame(_epochs(sweep, saes)), out / "training.csv")
     seconds = round(time.monotonic() - started, 1)
     folder.log("tables complete", seconds=seconds)
-    folder.write_manifest(command, tables_complete=True, wall_seconds_total=seconds)
-    shutil.rmtree(out / "unfinished", ignore_errors=True)
-    return table
+    folder.write_manifest(
+        command,
+        tables_complete=True,
+        processes=world.size,
+        data=[_describe(features, of) for of, features in _named(sweep)],
+        wall_seconds_total=seconds,
+    )
+    shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
 
 
-def _monosemanticity(sae: SAE, features: FeatureSet) -> float | None:
-    """Matched, corrected for chance, weighted by support; None without at least two classes."""
-    labels = features.labels
-    if labels.min() < 0 or len(np.unique(labels)) < 2:
+def dry_run_lines(sweep: Sweep, out: Path) -> list[str]:
+    """The SAEs of a sweep, what of them is there, and the time and disk the others are expected to take.
+
+    Raises:
+        InputError: as for `run_sweep`.
+    """
+    sweep.check()
+    there = _is_made(_folder(sweep, out), sweep)
+    begun = not there and (out / _UNFINISHED).is_dir()
+    seeds = f" (seeds {sweep.seed} to {sweep.seed + sweep.n_seeds - 1})" if sweep.n_seeds > 1 else ""
+    lines = []
+    for name, settings in sweep.variants.items():
+        seconds = sweep.n_seeds * (sweep.training_seconds(settings) + sweep.reading_seconds(settings))
+        lines.append(f"{'there' if there else f'{seconds:.1f} s':>8}  {out / 'saes' / name}{seeds}")
+    n, epochs = len(sweep.members), next(iter(sweep.variants.values())).epochs
+    lines.append(
+        f"{n} SAE{'' if n == 1 else 's'} on {len(sweep.features):,} features of {sweep.features.dim:,}"
+        f" dimensions; {epochs} epochs, each one pass over them for all"
+    )
+    megabytes = sum(sweep.megabytes(member.settings) for member in sweep.members)
+    if there:
+        lines.append(f"all are there; results are in {out}")
+    else:
+        lines.append(
+            f"{'begun, and goes on from there; all' if begun else 'none is there; they'} take about"
+            f" {sweep.seconds / 60:.1f} min on two CPU cores and {megabytes:.1f} MB (while in training"
+            f" {sweep.unfinished_megabytes:.1f} MB); results go to {out}"
+        )
+    return lines
+
+
+def _folder(sweep: Sweep, out: Path) -> RunFolder:
+    facts = sweep.facts()
+    return RunFolder(out, facts, fingerprint_json(facts))
+
+
+def _found_made(folder: RunFolder, sweep: Sweep, command: str) -> bool:
+    """Whether this very sweep is there; where it is not, its folder is taken."""
+    sweep_drafts(folder.path)
+    if _is_made(folder, sweep):
+        return True
+    RunFolder.claim(folder.path, folder.recipe, folder.recipe_hash, command)
+    return False
+
+
+def _is_made(folder: RunFolder, sweep: Sweep) -> bool:
+    """Whether tables and SAEs of this very sweep are there; InputError where another run is."""
+    made = [folder.path / name for name in ("results.csv", "training.csv")]
+    made += [folder.path / member.place for member in sweep.members]
+    return folder.check() and all(path.exists() for path in made)
+
+
+def _training(sweep: Sweep) -> float:
+    return sum(sweep.training_seconds(member.settings) for member in sweep.members)
+
+
+def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iterator[dict[str, Any]]:
+    """A row of results.csv for every SAE."""
+    measured = sweep.measured
+    mean, _ = mean_and_rms(sweep.features)
+    classes = _classes(measured, watch)
+    of_features = None if classes is None else _monosemanticity(measured, classes)
+    for number, (member, sae) in enumerate(zip(sweep.members, saes, strict=True), 1):
+        sae.to(world.device)
+        quality = asdict(sae_quality(sae, measured, mean=mean))
+        of_codes = None if classes is None else _monosemanticity(sae.encode_sparse(measured), classes)
+        yield {
+            **_identity(member),
+            "n_latents": sae.n_latents,
+            "k": sae.k,
+            "activation": sae.settings.activation,
+            **{name: value for name, value in quality.items() if value is not None},
+            "monosemanticity": of_codes,
+            "features_monosemanticity": of_features,
+            "top_samples": None if classes is None else classes.top,
+            "read_on": "training" if sweep.held_out is None else "held out",
+        }
+        sae.cpu()
+        watch.progress(number, len(saes))
+
+
+def _epochs(sweep: Sweep, saes: list[SAE]) -> Iterator[dict[str, Any]]:
+    """A row of training.csv for every epoch of every SAE."""
+    for member, sae in zip(sweep.members, saes, strict=True):
+        for readings in sae.history:
+            yield {**_identity(member), **readings}
+
+
+def _identity(member: Member) -> dict[str, Any]:
+    return {"sae": member.name, "seed": member.seed}
+
+
+def _classes(features: FeatureSet, watch: Watch) -> Classes | None:
+    """None where samples have no labels, or none to tell them apart by."""
+    if features.labels.min() < 0:
         return None
-    scores = matched_monosemanticity(sae.encode_sparse(features), labels, int(labels.max()) + 1)
+    names, numbered = np.unique(features.labels, return_inverse=True)
+    n, n_rows = len(names), len(features)
+    if n < 2:
+        return None
+    if 2 * n > n_rows:
+        watch.notice(f"{features.name}: {n:,} classes of {n_rows:,} samples; too many for monosemanticity")
+        return None
+    return Classes(numbered, n, max(2, n_rows // (2 * n)))
+
+
+def _monosemanticity(features: Features, classes: Classes) -> float:
+    """Matched, corrected for chance, mean over the dimensions that ever vary."""
+    scores = matched_monosemanticity(features, classes.labels, classes.n, q=classes.top)
     return scores.mean(scores.corrected, weighted=True)
 
 
-def _long(item: str) -> str:
-    key, equals, value = item.partition("=")
-    return f"{SHORT_NAMES.get(key.strip(), key.strip())}{equals}{value}"
+def _named(sweep: Sweep) -> Iterator[tuple[str, FeatureSet]]:
+    yield "training", sweep.features
+    if sweep.held_out is not None:
+        yield "held out", sweep.held_out
+
+
+def _describe(features: FeatureSet, split: str) -> dict[str, Any]:
+    return {
+        "name": features.name,
+        "split": split,
+        "samples": len(features),
+        "dimensions": features.dim,
+        "fingerprint": features.fingerprint,
+    }

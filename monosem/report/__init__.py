@@ -6,8 +6,6 @@ from pathlib import Path
 def write_reports(run: Path) -> None:
     """Write `summary.md`, `report.html` and `figures/` of a finished run, from its manifest, tables and log.
 
-    A run of `monosem sae` has no page.
-
     A run that stands beside the paper's Table 1 has `table1.csv` and `table1.tex` too. With the reports the
     run is complete, and its manifest says so.
 
@@ -29,11 +27,9 @@ def write_reports(run: Path) -> None:
 
         write_toy_page(run)
     elif kind == "sae":
-        from monosem.report.figures import save_figures
-        from monosem.report.sae_figure import sae_frontier
-        from monosem.report.sae_tables import read_sweep
+        from monosem.report.sae_page import write_sae_page
 
-        save_figures({"frontier": sae_frontier(read_sweep(run)[1])}, run / "figures")
+        write_sae_page(run)
     else:
         from monosem.report.page import write_page
         from monosem.report.table1 import write_table1

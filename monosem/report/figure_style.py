@@ -95,12 +95,12 @@ def set_legend(figure: Figure, sets: Sequence[str], **style: Any) -> None:
     legend(figure, [Line2D([], [], label=feature_name(name), **(marks(name) | look)) for name in sets])
 
 
-def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
-    """Name marks or lines above the figure."""
+def legend(figure: Figure, handles: Sequence[Line2D], ncols: int | None = None) -> None:
+    """Name marks or lines above the figure, in one row or in rows of `ncols`."""
     figure.legend(
         handles=list(handles),
         loc="outside upper right",
-        ncols=len(handles),
+        ncols=len(handles) if ncols is None else ncols,
         frameon=False,
         handletextpad=0.3,
         columnspacing=1.4,
@@ -129,9 +129,7 @@ def label_lines(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
         return
     low, high = axes.get_ylim()
     names = sorted(ends, key=lambda features: ends[features][1])
-    # Names at least a line apart and as near their lines as that allows: least squares under an order.
-    offsets = 0.075 * (high - low) * np.arange(len(names))
-    placed = isotonic_regression([ends[name][1] for name in names] - offsets).x + offsets
+    placed = spread(np.array([ends[name][1] for name in names]), 0.075 * (high - low))
     for features, y in zip(names, placed, strict=True):
         axes.annotate(
             feature_name(features),
@@ -143,6 +141,13 @@ def label_lines(axes: Axes, ends: Mapping[str, tuple[float, float]]) -> None:
             fontweight="bold",
             annotation_clip=False,
         )
+
+
+def spread(y: np.ndarray, apart: float) -> np.ndarray:
+    """Ascending places [n] moved to be at least so far apart, and as little as that allows."""
+    offsets = apart * np.arange(len(y))
+    placed: np.ndarray = isotonic_regression(y - offsets).x + offsets  # least squares under an order
+    return placed
 
 
 def svg(figure: Figure) -> str:

@@ -151,7 +151,7 @@ class SAE(nn.Module):
         """How many of the inputs `[N, D]` activate each latent, int64 `[L]`."""
         return self._sparse_codes(self._as_inputs(x)).active_counts()
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path | str) -> None:
         """Write the SAE as a sealed folder: config.json and weights.safetensors."""
         config = {
             "format": _FORMAT,
@@ -160,17 +160,18 @@ class SAE(nn.Module):
             "trained_on": self.trained_on,
             "history": self.history,
         }
-        with atomic_folder(path) as draft:
+        with atomic_folder(Path(path)) as draft:
             write_json_atomic(draft / "config.json", config)
             save_tensors(draft / "weights.safetensors", self.state_dict())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
+    def load(cls, path: Path | str) -> Self:
         """Read an SAE that `save` wrote, onto the CPU.
 
         Raises:
             InputError: missing, damaged, of another format, or weights that do not fit the configuration.
         """
+        path = Path(path)
         verify_folder(path)
         config: dict[str, Any] = read_json(path / "config.json")
         if config.get("format") != _FORMAT:
@@ -194,7 +195,7 @@ class SAE(nn.Module):
         inputs = as_floats(x)
         if inputs.ndim != 2 or inputs.shape[1] != self.dim:
             raise InputError(f"this SAE takes features [N, {self.dim}], got shape {tuple(inputs.shape)}")
-        return inputs.to(self.b_pre.dtype)
+        return inputs.to(self.b_pre.device, self.b_pre.dtype)
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What to subtract from and divide by: scalars, or `[N, 1]` each where every sample has its own."""

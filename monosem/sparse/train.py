@@ -88,6 +88,7 @@ def fit_saes(
     variants: Sequence[SAESettings],
     *,
     seed: int = 0,
+    init_seeds: Sequence[int] | None = None,
     held_out: Inputs | None = None,
     window_bytes: int = WINDOW_BYTES,
     checkpoint: Path | None = None,
@@ -99,6 +100,10 @@ def fit_saes(
 
     Each comes out as `fit_sae` would make it, whose arguments and errors these are; InputError too when
     variants differ in epochs, batch size, normalisation or where b_pre begins.
+
+    Args:
+        init_seeds: of each variant's first dictionary; None: `seed`, from which the order of the batches
+            follows in any case.
     """
     shared = variants[0]
     n_rows, dim = features_shape(features)
@@ -111,6 +116,9 @@ def fit_saes(
     }
     if held_out is not None and any(settings.patience is not None for settings in variants):
         identity["held_out"] = fingerprint(held_out)
+    of_inits = [seed] * len(variants) if init_seeds is None else list(init_seeds)
+    if of_inits != [seed] * len(variants):
+        identity["init_seeds"] = of_inits
     if window_bytes != WINDOW_BYTES:
         identity["window_bytes"] = window_bytes
     checkpoints = Checkpoints(checkpoint, identity, watch.notice)
@@ -119,9 +127,9 @@ def fit_saes(
     batches = RowBatches(features, shared.batch_size, seed=seed, window_bytes=window_bytes, part=part)
     total = shared.epochs * batches.n_batches
     start = starting_point(features, shared)
-    for sae in saes:
+    for sae, init_seed in zip(saes, of_inits, strict=True):
         sae.trained_on = trained_on
-        initialise(sae, start, seed)
+        initialise(sae, start, init_seed)
     fits = [_Fit(Trainer(sae.to(device), start.variance, total, world, watch)) for sae in saes]
     done = 0
     if earlier is not None:

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from monosem.core.distributed import World, collected, gathered_rows, summed, this_world
+from monosem.core.errors import InputError
 
 CPU = torch.device("cpu")
 
@@ -21,3 +22,13 @@ def test_alone_every_exchange_returns_what_it_was_given() -> None:
     assert summed(rows) is rows
     assert collected(rows, 3, world) is rows
     assert world.agreed(True, False) == (True, False)
+
+
+def test_alone_work_of_the_main_process_is_done_here_and_its_error_is_raised() -> None:
+    def fail() -> int:
+        raise InputError("refused")
+
+    world = this_world()
+    assert world.from_main(lambda: 3) == 3
+    with pytest.raises(InputError, match="refused"):
+        world.from_main(fail)

@@ -36,3 +36,17 @@ def test_a_folder_with_other_files_is_left_alone(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
     with pytest.raises(InputError, match="no run folder"):
         open_run(tmp_path)
+
+
+def test_a_folder_is_looked_at_without_being_taken(tmp_path):
+    run, other = (RunFolder(tmp_path / "run", RECIPE, recipe_hash) for recipe_hash in ("hash", "other"))
+    assert not run.check()
+    assert not run.path.exists()
+    RunFolder.claim(run.path, RECIPE, "hash", "a")
+    assert not run.check()
+    run.write_manifest("a", tables_complete=True)
+    before = (run.path / "manifest.json").read_bytes()
+    assert run.check()
+    with pytest.raises(InputError, match="another run"):
+        other.check()
+    assert (run.path / "manifest.json").read_bytes() == before

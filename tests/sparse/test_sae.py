@@ -78,7 +78,7 @@ def test_layer_norm_takes_out_each_samples_own_scale_and_puts_it_back(
 
 def test_an_sae_comes_back_from_disk_as_it_was(trained: SAE, test_features: Tensor, tmp_path: Path) -> None:
     trained.save(tmp_path / "sae")
-    loaded = SAE.load(tmp_path / "sae")
+    loaded = SAE.load(str(tmp_path / "sae"))
     assert torch.equal(loaded(test_features), trained(test_features))
     assert loaded.state_dict().keys() == trained.state_dict().keys()
     for name, tensor in trained.state_dict().items():

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from monosem.core.errors import InputError, Paused
 from monosem.core.progress import SilentWatch
+from monosem.core.seeding import torch_stream
 from monosem.sparse.batch_codes import DenseCodes, SparseCodes
 from monosem.sparse.evaluate import fvu, sae_quality
 from monosem.sparse.initialise import initialise, starting_point
@@ -115,6 +116,27 @@ def test_saes_trained_together_are_those_trained_alone(train_features: Tensor, t
             assert torch.equal(sae.state_dict()[name], expected), name
     with pytest.raises(InputError, match=r"sae\.epochs: SAEs that are trained together have one"):
         fit_saes(train_features, [tiny, tiny.replace(epochs=2)])
+
+
+def test_first_dictionaries_differ_and_batches_do_not(
+    train_features: Tensor, tiny: SAESettings, tmp_path: Path
+) -> None:
+    settings = tiny.replace(epochs=2)
+    usual, other = fit_saes(train_features, [settings] * 2, init_seeds=[0, 5])
+    assert torch.equal(usual.decoder, fit_sae(train_features, settings).decoder)
+    sae, start = SAE(12, settings), starting_point(train_features, settings)
+    initialise(sae, start, seed=5)
+    trainer = Trainer(sae, start.variance, total=12)
+    for epoch in range(2):
+        order = torch.randperm(600, generator=torch_stream(0, "sae", "order", epoch))
+        for rows in order.tensor_split(6):
+            trainer.step(train_features[rows])
+    assert torch.equal(other.decoder, sae.decoder)
+    with pytest.raises(Paused):
+        fit_saes(train_features, [settings] * 2, init_seeds=[0, 5], checkpoint=tmp_path, watch=PauseAlways())
+    for seeds in ([0, 6], None):
+        with pytest.raises(InputError, match="other settings, seed or data"):
+            fit_saes(train_features, [settings] * 2, init_seeds=seeds, checkpoint=tmp_path)
 
 
 class PauseAlways(SilentWatch):
