@@ -2,12 +2,13 @@
 
 What a shape is worth is a trade: fewer active latents are easier to read and explain less. So every SAE gets
 its unexplained variance, its mean number of active latents and, where features are labelled, how far the
-samples that activate a latent are of one class. What the features' own dimensions reach stands beside it.
+samples that activate a latent are of one class, and how much of a probe's accuracy is left on what it
+rebuilds. What the features themselves reach stands beside it.
 """
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -27,6 +28,7 @@ from monosem.experiments.sae_plan import Member, Sweep
 from monosem.measures.blocks import Features
 from monosem.measures.consistency import matched_monosemanticity
 from monosem.measures.geometry import mean_and_rms
+from monosem.robust.probe_score import probe_accuracy
 from monosem.sparse.evaluate import sae_quality
 from monosem.sparse.sae import SAE
 from monosem.sparse.train import fit_saes
@@ -152,16 +154,19 @@ def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iter
     mean, _ = mean_and_rms(sweep.features)
     classes = _classes(measured, watch)
     of_features = None if classes is None else _monosemanticity(measured, classes)
+    probe = None if classes is None else _probe(sweep, watch)
+    accuracy = None if probe is None else probe(measured)
     for number, (member, sae) in enumerate(zip(sweep.members, saes, strict=True), 1):
         sae.to(world.device)
-        quality = asdict(sae_quality(sae, measured, mean=mean))
+        quality = asdict(sae_quality(sae, measured, mean=mean, downstream=probe))
         of_codes = None if classes is None else _monosemanticity(sae.encode_sparse(measured), classes)
         yield {
             **_identity(member),
             "n_latents": sae.n_latents,
             "k": sae.k,
             "activation": sae.settings.activation,
-            **{name: value for name, value in quality.items() if value is not None},
+            **quality,
+            "features_accuracy": accuracy,
             "monosemanticity": of_codes,
             "features_monosemanticity": of_features,
             "top_samples": None if classes is None else classes.top,
@@ -200,6 +205,21 @@ def _monosemanticity(features: Features, classes: Classes) -> float:
     """Matched, corrected for chance, mean over the dimensions that ever vary."""
     scores = matched_monosemanticity(features, classes.labels, classes.n, q=classes.top)
     return scores.mean(scores.corrected, weighted=True)
+
+
+def _probe(sweep: Sweep, watch: Watch) -> Callable[[Features], float] | None:
+    """The accuracy, where all is measured, of a probe of the training features; None without their labels."""
+    given, asked = sweep.features.labels, sweep.measured.labels
+    names = np.unique(given)
+    if names[0] < 0 or len(names) < 2:
+        return None
+    if not np.isin(asked, names).all():
+        watch.notice(
+            f"{sweep.measured.name}: has classes that {sweep.features.name} has not; no probe is read"
+        )
+        return None
+    given, asked = (np.searchsorted(names, labels) for labels in (given, asked))
+    return probe_accuracy(sweep.features, given, asked, n_classes=len(names), seed=sweep.seed)
 
 
 def _named(sweep: Sweep) -> Iterator[tuple[str, FeatureSet]]:

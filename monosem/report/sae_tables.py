@@ -18,10 +18,11 @@ from monosem.sparse.sae_settings import SAESettings
 
 _NEEDED = (
     "sae", "seed", "n_latents", "k", "activation", "fvu", "l0", "dead",
+    "downstream", "features_accuracy",
     "monosemanticity", "features_monosemanticity", "top_samples", "read_on",
 )  # fmt: skip
 _TEXT = ("sae", "activation", "read_on")
-_COLUMNS = ("latents", "k", "activation", "FVU, %", "L0", "dead, %", "monosemanticity, %")
+_COLUMNS = ("latents", "k", "activation", "FVU, %", "L0", "dead, %", "probe, %", "monosemantic, %")
 _NO_LINES = ("k", "sparsity_coef")
 """Settings along which a line of the frontier leads."""
 
@@ -55,7 +56,7 @@ def frontier(results: pd.DataFrame) -> pd.DataFrame:
         first = of_sae.iloc[0]
         row = {"sae": name, "family": _family(first)}
         row |= {column: first[column] for column in ("n_latents", "k", "activation")}
-        row |= {column: of_sae[column].mean() for column in ("l0", "dead")}
+        row |= {column: of_sae[column].mean() for column in ("l0", "dead", "downstream")}
         for column in ("fvu", "monosemanticity"):
             size = _size(of_sae[column])
             row |= {column: size.mean, f"{column}_low": size.low, f"{column}_high": size.high}
@@ -66,6 +67,11 @@ def frontier(results: pd.DataFrame) -> pd.DataFrame:
 def features_score(results: pd.DataFrame) -> float:
     """Matched monosemanticity of the features themselves; NaN where it was not read."""
     return float(results["features_monosemanticity"].iloc[0])
+
+
+def features_accuracy(results: pd.DataFrame) -> float:
+    """Accuracy of the probe on the features themselves; NaN where none was read."""
+    return float(results["features_accuracy"].iloc[0])
 
 
 def summary(run: Path) -> str:
@@ -131,6 +137,11 @@ def notes(results: pd.DataFrame) -> Iterator[str]:
         yield f"The features themselves: {own} % on their own dimensions, by the same number of samples."
     else:
         yield "Without labels of at least two classes there is no monosemanticity (--labels)."
+    if not math.isnan(features_accuracy(results)):
+        yield (
+            "Probe: accuracy of one linear probe, trained on the features themselves (tuned ridge), on what"
+            " each SAE rebuilds of them."
+        )
     n = results["seed"].nunique()
     if n > 1:
         yield (
@@ -157,14 +168,17 @@ def frontier_table(manifest: dict[str, Any], results: pd.DataFrame, *, plus_minu
             sizes["fvu"],
             number(row["l0"], "{:.1f}".format),
             number(row["dead"], _percent(1)),
+            number(features_accuracy(results) * row["downstream"], _percent(1)),
             sizes["monosemanticity"],
         )
         rows.append(Row(str(row["sae"]), cells))
     if not math.isnan(features_score(results)):
         nothing = words(NO_VALUE)
-        of_features = number(features_score(results), _percent(1))
+        of_features = (
+            number(value, _percent(1)) for value in (features_accuracy(results), features_score(results))
+        )
         dim = words(f"{manifest['data'][0]['dimensions']:,}")
-        rows.append(Row("features themselves", (dim, *[nothing] * 5, of_features)))
+        rows.append(Row("features themselves", (dim, *[nothing] * 5, *of_features)))
     where = "held-out" if results["read_on"].iloc[0] == "held out" else "training"
     return Table(f"Read on {where} features", _COLUMNS, (("", tuple(rows)),), corner="SAE")
 

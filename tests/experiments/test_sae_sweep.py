@@ -19,6 +19,7 @@ from monosem.experiments import sae_sweep
 from monosem.experiments.sae_plan import Sweep, variants_of
 from monosem.experiments.sae_sweep import dry_run_lines, run_sweep
 from monosem.measures.consistency import matched_monosemanticity
+from monosem.robust.probe_score import probe_accuracy
 from monosem.sparse.evaluate import fvu
 from monosem.sparse.inputs import encode_set
 from monosem.sparse.sae import SAE
@@ -100,6 +101,10 @@ def test_each_is_measured_on_held_out_features(digits: tuple[FeatureSet, Feature
             scores = matched_monosemanticity(of, test.labels, 10)
             assert found == pytest.approx(scores.mean(scores.corrected, weighted=True), rel=1e-5)
         assert row.top_samples == len(test) // 20
+        score = probe_accuracy(train, train.labels, test.labels, 10)
+        assert row.features_accuracy == pytest.approx(score(test))
+        assert row.features_accuracy > 0.8
+        assert row.downstream == pytest.approx(score(sae(test.dense())) / score(test))
     assert set(table["read_on"]) == {"held out"}
     assert not (tmp_path / "run" / "unfinished").exists()
     training = pd.read_csv(tmp_path / "run" / "training.csv")
@@ -189,8 +194,21 @@ def test_features_without_classes_have_no_monosemanticity(
     run_sweep(Sweep(unlabelled, variants_of(["epochs=1"], [])), tmp_path / "run", "monosem sae", Heard())
     table = results_of(tmp_path / "run")
     assert table[["monosemanticity", "features_monosemanticity"]].isna().all(axis=None)
+    assert table[["downstream", "features_accuracy"]].isna().all(axis=None)
     told = ["features: 900 classes of 900 samples; too many for monosemanticity"]
     assert notices == (told if labels[-1] == 899 else [])
+
+
+def test_classes_that_the_training_features_lack_leave_no_probe(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
+) -> None:
+    train, test = digits
+    known = train.labels < 9
+    fewer = FeatureSet.from_arrays(train.dense()[known], train.labels[known], name="fewer")
+    run_sweep(Sweep(fewer, variants_of(["epochs=1"], []), test), tmp_path / "run", "monosem sae")
+    table = results_of(tmp_path / "run")
+    assert table["downstream"].isna().all()
+    assert table["monosemanticity"].notna().all()
 
 
 def test_classes_may_have_any_numbers(digits: tuple[FeatureSet, FeatureSet], tmp_path: Path) -> None:
@@ -199,7 +217,7 @@ def test_classes_may_have_any_numbers(digits: tuple[FeatureSet, FeatureSet], tmp
     scores = []
     for name, labels in (("from-zero", train.labels), ("far-apart", train.labels * 10**8 + 7)):
         run_sweep(Sweep(FeatureSet.from_arrays(train.dense(), labels), variants), tmp_path / name, "")
-        scores.append(results_of(tmp_path / name)["monosemanticity"].tolist())
+        scores.append(results_of(tmp_path / name)[["monosemanticity", "downstream"]].to_numpy().tolist())
     assert scores[0] == scores[1]
 
 
@@ -218,7 +236,7 @@ def test_the_command_trains_draws_and_says(capsys: pytest.CaptureFixture[str]) -
     asked = ("--sweep", "k=4,8", "latents=32,64", "--set", "epochs=2")
     assert monosem("sae", "train", *asked, "--held-out", "test", "--out", "run") == 0
     said = capsys.readouterr().out
-    assert "monosemanticity" in said
+    assert "probe, %  monosemantic, %" in said
     assert "held-out features" in said
     out = Path("run")
     assert len(results_of(out)) == 4

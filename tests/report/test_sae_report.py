@@ -41,6 +41,10 @@ def made(
                 identity
                 | {"n_latents": settings.n_latents or 64, "k": settings.k or 8}
                 | {"activation": settings.activation, "fvu": fvu, "l0": float(settings.k or 8), "dead": 0.25}
+                | {
+                    "downstream": 0.9 + 0.01 * seed if labels else None,
+                    "features_accuracy": 0.8 if labels else None,
+                }
                 | {"monosemanticity": 0.3 + 0.02 * random.normal() if labels else None}
                 | {
                     "features_monosemanticity": 0.125 if labels else None,
@@ -110,6 +114,7 @@ def test_one_dictionary_has_no_interval_and_says_so(tmp_path: Path) -> None:
         ({"labels": False}, "Without labels of at least two classes there is no monosemanticity"),
         ({}, "The features themselves: 12.5 % on their own dimensions, by the same number of samples."),
         ({}, "Means over 3 first dictionaries, on the same features and batches"),
+        ({}, "Probe: accuracy of one linear probe, trained on the features themselves"),
         ({}, "how far the 50 samples that activate a latent most, as many for every latent"),
     ],
 )
@@ -128,7 +133,8 @@ def test_the_screen_fits_a_terminal_of_a_hundred_columns(tmp_path: Path) -> None
     first = lines[1].split()
     assert first[:4] == ["k=16,n_latents=1024", "1,024", "16", "topk"]
     assert re.fullmatch(r"[\d.]+ ± [\d.]+", " ".join(first[4:7]))
-    assert lines[7].split() == ["features", "themselves", "64", *[NO_VALUE] * 5, "12.5"]
+    assert lines[7].split() == ["features", "themselves", "64", *[NO_VALUE] * 5, "80.0", "12.5"]
+    assert first[9] == f"{100 * 0.8 * (0.9 + 0.01):.1f}"
 
 
 def test_the_frontier_shows_every_mean_interval_and_the_features(tmp_path: Path) -> None:
