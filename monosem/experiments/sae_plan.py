@@ -82,9 +82,9 @@ class Sweep:
         return products + _STEP * steps + watched
 
     def reading_seconds(self, settings: SAESettings) -> float:
-        """About what measuring one takes there: its codes twice, its errors once."""
+        """About what measuring one takes there: its codes three times, its errors once."""
         n_latents, _ = settings.latents(self.features.dim)
-        return len(self.measured) * self.features.dim * (4.0 * n_latents / _FLOPS + _ERRORS)
+        return len(self.measured) * self.features.dim * (6.0 * n_latents / _FLOPS + _ERRORS)
 
     @property
     def seconds(self) -> float:

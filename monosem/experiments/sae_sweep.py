@@ -3,7 +3,8 @@
 What a shape is worth is a trade: fewer active latents are easier to read and explain less. So every SAE gets
 its unexplained variance, its mean number of active latents and, where features are labelled, how far the
 samples that activate a latent are of one class, and how much of a probe's accuracy is left on what it
-rebuilds. What the features themselves reach stands beside it.
+rebuilds. Beside it stands what the features themselves reach, and the SAE before it learned: sparse codes of
+a random dictionary.
 """
 
 import shutil
@@ -30,6 +31,7 @@ from monosem.measures.consistency import matched_monosemanticity
 from monosem.measures.geometry import mean_and_rms
 from monosem.robust.probe_score import probe_accuracy
 from monosem.sparse.evaluate import sae_quality
+from monosem.sparse.initialise import initialise, starting_point
 from monosem.sparse.sae import SAE
 from monosem.sparse.train import fit_saes
 
@@ -156,10 +158,18 @@ def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iter
     of_features = None if classes is None else _monosemanticity(measured, classes)
     probe = None if classes is None else _probe(sweep, watch)
     accuracy = None if probe is None else probe(measured)
+    start = starting_point(sweep.features, sweep.members[0].settings)
     for number, (member, sae) in enumerate(zip(sweep.members, saes, strict=True), 1):
         sae.to(world.device)
         quality = asdict(sae_quality(sae, measured, mean=mean, downstream=probe))
-        of_codes = None if classes is None else _monosemanticity(sae.encode_sparse(measured), classes)
+        of_codes = of_untrained = None
+        if classes is not None:
+            untrained = SAE(sae.dim, member.settings)
+            initialise(untrained, start, member.seed)
+            of_codes, of_untrained = (
+                _monosemanticity(one.encode_sparse(measured), classes)
+                for one in (sae, untrained.to(world.device))
+            )
         yield {
             **_identity(member),
             "n_latents": sae.n_latents,
@@ -168,6 +178,7 @@ def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iter
             **quality,
             "features_accuracy": accuracy,
             "monosemanticity": of_codes,
+            "untrained_monosemanticity": of_untrained,
             "features_monosemanticity": of_features,
             "top_samples": None if classes is None else classes.top,
             "read_on": "training" if sweep.held_out is None else "held out",

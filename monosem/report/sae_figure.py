@@ -14,6 +14,7 @@ from monosem.report.sae_tables import features_score, frontier
 
 _PANELS = {"fvu": "variance unexplained, %", "monosemanticity": "monosemanticity, %"}
 _LEGEND_COLUMNS = 3
+_BEFORE: dict[str, Any] = {"linewidth": 1, "linestyle": (0, (1, 2)), "marker": ".", "markersize": 4}
 
 
 @rc_context(STYLE)
@@ -21,7 +22,7 @@ def sae_frontier(results: pd.DataFrame) -> Figure:
     """A panel each for FVU and, where it was measured, monosemanticity, against mean active latents (log).
 
     A line joins the SAEs of one family, from few active latents to many; bars are 95 % intervals over first
-    dictionaries, dashes the features themselves.
+    dictionaries, dashes the features themselves, dots the SAEs before training.
     """
     shown = {name: label for name, label in _PANELS.items() if results[name].notna().any()}
     points = frontier(results)
@@ -29,6 +30,7 @@ def sae_frontier(results: pd.DataFrame) -> Figure:
     reference: dict[str, Any] = {"color": MUTED, "linewidth": 1, "linestyle": (0, (4, 3))}
     handles = [Line2D([], [], label=family, **look) for family, look in families.items()]
     if "monosemanticity" in shown:
+        handles.append(Line2D([], [], label="before training", color=MUTED, **_BEFORE))
         handles.append(Line2D([], [], label="the features themselves", **reference))
     figure, panels = new_figure(2.8 + 0.2 * -(-len(handles) // _LEGEND_COLUMNS), ncols=len(shown))
     for axes, (name, label) in zip(panels, shown.items(), strict=True):
@@ -41,6 +43,9 @@ def sae_frontier(results: pd.DataFrame) -> Figure:
             if barred:
                 axes.vlines(line["l0"] * aside, low, high, look["color"], linewidth=1.2)
             axes.plot(line["l0"] * aside, 100 * line[name], **look)
+            if name == "monosemanticity":
+                before = 100 * line["untrained_monosemanticity"]
+                axes.plot(line["l0"] * aside, before, color=look["color"], **_BEFORE)
         if name == "monosemanticity":
             axes.axhline(100 * features_score(results), zorder=0.5, **reference)
         _latents_axis(axes, points["l0"])

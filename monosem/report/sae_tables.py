@@ -19,10 +19,21 @@ from monosem.sparse.sae_settings import SAESettings
 _NEEDED = (
     "sae", "seed", "n_latents", "k", "activation", "fvu", "l0", "dead",
     "downstream", "features_accuracy",
-    "monosemanticity", "features_monosemanticity", "top_samples", "read_on",
+    "monosemanticity", "untrained_monosemanticity", "features_monosemanticity", "top_samples", "read_on",
 )  # fmt: skip
 _TEXT = ("sae", "activation", "read_on")
-_COLUMNS = ("latents", "k", "activation", "FVU, %", "L0", "dead, %", "probe, %", "monosemantic, %")
+_COLUMNS = (
+    "latents",
+    "k",
+    "activation",
+    "FVU, %",
+    "L0",
+    "dead, %",
+    "probe, %",
+    "monosemantic, %",
+    "before, %",
+)
+_MEANS = ("l0", "dead", "downstream", "untrained_monosemanticity")
 _NO_LINES = ("k", "sparsity_coef")
 """Settings along which a line of the frontier leads."""
 
@@ -56,7 +67,7 @@ def frontier(results: pd.DataFrame) -> pd.DataFrame:
         first = of_sae.iloc[0]
         row = {"sae": name, "family": _family(first)}
         row |= {column: first[column] for column in ("n_latents", "k", "activation")}
-        row |= {column: of_sae[column].mean() for column in ("l0", "dead", "downstream")}
+        row |= {column: of_sae[column].mean() for column in _MEANS}
         for column in ("fvu", "monosemanticity"):
             size = _size(of_sae[column])
             row |= {column: size.mean, f"{column}_low": size.low, f"{column}_high": size.high}
@@ -92,6 +103,9 @@ def screen(run: Path) -> str:
     manifest, results = read_sweep(run)
     ((_, rows),) = frontier_table(manifest, results, plus_minus=True).groups
     lines = [("SAE", *_COLUMNS), *((row.heading, *map(_text, row.cells)) for row in rows)]
+    if results["activation"].nunique() == 1:  # as a terminal is narrow
+        place = lines[0].index("activation")
+        lines = [(*line[:place], *line[place + 1 :]) for line in lines]
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     shown = [
         "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]).rstrip()
@@ -133,6 +147,10 @@ def notes(results: pd.DataFrame) -> Iterator[str]:
             " are drawn by lot, so rare latents, and with them wide SAEs, score lower; latents that none"
             " activates are left out."
         )
+        yield (
+            "Before: monosemanticity of each SAE as it began, sparse codes of a random dictionary; the"
+            " difference is what training brought or took."
+        )
         own = _percent(1)(features_score(results))
         yield f"The features themselves: {own} % on their own dimensions, by the same number of samples."
     else:
@@ -170,6 +188,7 @@ def frontier_table(manifest: dict[str, Any], results: pd.DataFrame, *, plus_minu
             number(row["dead"], _percent(1)),
             number(features_accuracy(results) * row["downstream"], _percent(1)),
             sizes["monosemanticity"],
+            number(row["untrained_monosemanticity"], _percent(1)),
         )
         rows.append(Row(str(row["sae"]), cells))
     if not math.isnan(features_score(results)):
@@ -178,7 +197,7 @@ def frontier_table(manifest: dict[str, Any], results: pd.DataFrame, *, plus_minu
             number(value, _percent(1)) for value in (features_accuracy(results), features_score(results))
         )
         dim = words(f"{manifest['data'][0]['dimensions']:,}")
-        rows.append(Row("features themselves", (dim, *[nothing] * 5, *of_features)))
+        rows.append(Row("features themselves", (dim, *[nothing] * 5, *of_features, nothing)))
     where = "held-out" if results["read_on"].iloc[0] == "held out" else "training"
     return Table(f"Read on {where} features", _COLUMNS, (("", tuple(rows)),), corner="SAE")
 

@@ -21,6 +21,7 @@ from monosem.experiments.sae_sweep import dry_run_lines, run_sweep
 from monosem.measures.consistency import matched_monosemanticity
 from monosem.robust.probe_score import probe_accuracy
 from monosem.sparse.evaluate import fvu
+from monosem.sparse.initialise import initialise, starting_point
 from monosem.sparse.inputs import encode_set
 from monosem.sparse.sae import SAE
 from monosem.sparse.train import fit_sae
@@ -97,9 +98,16 @@ def test_each_is_measured_on_held_out_features(digits: tuple[FeatureSet, Feature
         assert row.fvu == pytest.approx(fvu(sae, test, torch.from_numpy(mean)), rel=1e-5)
         codes = sae.encode_sparse(test)
         assert row.l0 == pytest.approx(float((codes.values > 0).sum()) / len(test), rel=1e-5)
-        for found, of in ((row.monosemanticity, codes), (row.features_monosemanticity, test.dense())):
+        untrained = SAE(64, settings)
+        initialise(untrained, starting_point(train, settings), seed=0)
+        for found, of in (
+            (row.monosemanticity, codes),
+            (row.untrained_monosemanticity, untrained.encode_sparse(test)),
+            (row.features_monosemanticity, test.dense()),
+        ):
             scores = matched_monosemanticity(of, test.labels, 10)
             assert found == pytest.approx(scores.mean(scores.corrected, weighted=True), rel=1e-5)
+        assert row.untrained_monosemanticity != pytest.approx(row.monosemanticity, abs=1e-3)
         assert row.top_samples == len(test) // 20
         score = probe_accuracy(train, train.labels, test.labels, 10)
         assert row.features_accuracy == pytest.approx(score(test))
@@ -236,7 +244,7 @@ def test_the_command_trains_draws_and_says(capsys: pytest.CaptureFixture[str]) -
     asked = ("--sweep", "k=4,8", "latents=32,64", "--set", "epochs=2")
     assert monosem("sae", "train", *asked, "--held-out", "test", "--out", "run") == 0
     said = capsys.readouterr().out
-    assert "probe, %  monosemantic, %" in said
+    assert "probe, %  monosemantic, %  before, %" in said
     assert "held-out features" in said
     out = Path("run")
     assert len(results_of(out)) == 4

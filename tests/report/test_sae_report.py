@@ -47,6 +47,7 @@ def made(
                 }
                 | {"monosemanticity": 0.3 + 0.02 * random.normal() if labels else None}
                 | {
+                    "untrained_monosemanticity": 0.1 + 0.01 * seed if labels else None,
                     "features_monosemanticity": 0.125 if labels else None,
                     "top_samples": 50 if labels else None,
                 }
@@ -114,6 +115,7 @@ def test_one_dictionary_has_no_interval_and_says_so(tmp_path: Path) -> None:
         ({"labels": False}, "Without labels of at least two classes there is no monosemanticity"),
         ({}, "The features themselves: 12.5 % on their own dimensions, by the same number of samples."),
         ({}, "Means over 3 first dictionaries, on the same features and batches"),
+        ({}, "Before: monosemanticity of each SAE as it began, sparse codes of a random dictionary"),
         ({}, "Probe: accuracy of one linear probe, trained on the features themselves"),
         ({}, "how far the 50 samples that activate a latent most, as many for every latent"),
     ],
@@ -131,21 +133,34 @@ def test_the_screen_fits_a_terminal_of_a_hundred_columns(tmp_path: Path) -> None
     lines = screen(made(tmp_path)).splitlines()
     assert max(map(len, lines[:-1])) <= 100
     first = lines[1].split()
-    assert first[:4] == ["k=16,n_latents=1024", "1,024", "16", "topk"]
-    assert re.fullmatch(r"[\d.]+ ± [\d.]+", " ".join(first[4:7]))
-    assert lines[7].split() == ["features", "themselves", "64", *[NO_VALUE] * 5, "80.0", "12.5"]
-    assert first[9] == f"{100 * 0.8 * (0.9 + 0.01):.1f}"
+    assert first[:3] == ["k=16,n_latents=1024", "1,024", "16"]
+    assert re.fullmatch(r"[\d.]+ ± [\d.]+", " ".join(first[3:6]))
+    assert first[8] == f"{100 * 0.8 * (0.9 + 0.01):.1f}"
+    assert first[-1] == f"{100 * (0.1 + 0.01):.1f}"
+    features = ["features", "themselves", "64", *[NO_VALUE] * 4, "80.0", "12.5", NO_VALUE]
+    assert lines[7].split() == features
+
+
+def test_activations_are_named_where_they_differ(tmp_path: Path) -> None:
+    run = made(tmp_path, 1, ("activation=topk,relu",))
+    assert "activation" in screen(run).splitlines()[0]
+    assert screen(run).splitlines()[2].split()[:4] == ["activation=relu", "64", NO_VALUE, "relu"]
 
 
 def test_the_frontier_shows_every_mean_interval_and_the_features(tmp_path: Path) -> None:
     _, results = read_sweep(made(tmp_path))
     figure = sae_frontier(results)
     points = frontier(results)
+    families = points.groupby("family", sort=False)
     for axes, column in zip(figure.axes, ("fvu", "monosemanticity"), strict=True):
         *lines, reference = axes.lines if column == "monosemanticity" else [*axes.lines, None]
-        for line, bars, (_, family) in zip(
-            lines, axes.collections, points.groupby("family", sort=False), strict=True
-        ):
+        if reference is not None:
+            for before, (_, family) in zip(lines[1::2], families, strict=True):
+                assert before.get_ydata() == pytest.approx(
+                    100 * family["untrained_monosemanticity"].to_numpy()
+                )
+            lines = lines[::2]
+        for line, bars, (_, family) in zip(lines, axes.collections, families, strict=True):
             assert line.get_ydata() == pytest.approx(100 * family[column].to_numpy())
             assert line.get_xdata() == pytest.approx(family["l0"].to_numpy(), rel=0.02)
             ends = np.array([path.vertices[:, 1] for path in bars.get_paths()])
@@ -157,6 +172,7 @@ def test_the_frontier_shows_every_mean_interval_and_the_features(tmp_path: Path)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [
         *points["family"].unique(),
+        "before training",
         "the features themselves",
     ]
     _, unlabelled = read_sweep(made(tmp_path / "b", labels=False))
