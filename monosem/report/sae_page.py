@@ -8,6 +8,7 @@ from monosem.report.page import rendered
 from monosem.report.sae_figure import sae_frontier
 from monosem.report.sae_tables import (
     asked,
+    first_place,
     frontier_table,
     notes,
     places_table,
@@ -39,6 +40,6 @@ def write_sae_page(run: Path) -> None:
         n_seeds=results["seed"].nunique(),
         reading=reading_shown(training)[0],
         places=places_table(manifest, results),
-        first=places_table(manifest, results).groups[0][1][0].heading.split(" to ")[0],
+        first=first_place(results),
     )
     write_text_atomic(run / "report.html", page)

@@ -202,6 +202,12 @@ def frontier_table(manifest: dict[str, Any], results: pd.DataFrame, *, plus_minu
     return Table(f"Read on {where} features", _COLUMNS, (("", tuple(rows)),), corner="SAE")
 
 
+def first_place(results: pd.DataFrame) -> str:
+    """Where the first SAE lies in the run folder."""
+    name, seed = results.iloc[0][["sae", "seed"]]
+    return f"saes/{name}" + (f"/seed-{seed}" if results["seed"].nunique() > 1 else "")
+
+
 def places_table(manifest: dict[str, Any], results: pd.DataFrame) -> Table:
     """Where every SAE lies in the run folder, and its settings as far as they are not the default."""
     usual = SAESettings().model_dump(mode="json")
