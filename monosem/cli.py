@@ -189,6 +189,9 @@ def sae(
     seeds: Annotated[
         int, typer.Option(metavar="N", min=1, help="First dictionaries of each SAE, for intervals.")
     ] = 1,
+    window: Annotated[
+        int, typer.Option(metavar="MIB", min=1, help="Memory for features on disk, read in windows.")
+    ] = 512,
     out: Annotated[Path, typer.Option(metavar="DIR", help="Run folder.")] = Path("runs/sae"),
     stop_after: StopAfter = None,
     dry_run: Annotated[
@@ -212,6 +215,7 @@ def sae(
         held_out_labels=held_out_labels,
         seed=seed,
         n_seeds=seeds,
+        window_bytes=window * 2**20,
     )
     if dry_run:
         print("\n".join(dry_run_lines(asked, out)))

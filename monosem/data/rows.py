@@ -17,3 +17,9 @@ def take_rows(features: Inputs, rows: Tensor) -> Tensor:
     if isinstance(features, np.ndarray):
         return as_floats(features[rows.numpy()])
     return torch.from_numpy(features.take(rows.numpy()))
+
+
+def stretches(n: int, most: int, length: int) -> list[range]:
+    """Row numbers out of 0..n-1, all or about `most` of them: stretches of neighbours, evenly spaced."""
+    every = -(-n // most)
+    return [range(first, min(first + length, n)) for first in range(0, n, every * length)]

@@ -10,6 +10,7 @@ from monosem.core.errors import InputError
 from monosem.core.settings import parse, with_overrides
 from monosem.data.feature_set import FeatureSet
 from monosem.data.npy_features import open_features
+from monosem.data.windows import WINDOW_BYTES
 from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import untrained
 
@@ -37,6 +38,7 @@ class Sweep:
 
     held_out: features of other samples through the same encoder, on which everything is read; None: it is
     read on the training features. seed: of the order of batches, and the first of the dictionaries' seeds.
+    window_bytes: memory for features on disk.
     """
 
     features: FeatureSet
@@ -44,6 +46,7 @@ class Sweep:
     held_out: FeatureSet | None = None
     seed: int = 0
     n_seeds: int = 1
+    window_bytes: int = WINDOW_BYTES
 
     @property
     def measured(self) -> FeatureSet:
@@ -66,6 +69,7 @@ class Sweep:
             "variants": {name: variant.model_dump(mode="json") for name, variant in self.variants.items()},
             "seed": self.seed,
             "seeds": self.n_seeds,
+            "window_bytes": self.window_bytes,
             "features": self.features.fingerprint,
             "held_out": None if self.held_out is None else self.held_out.fingerprint,
         }
@@ -113,6 +117,7 @@ def asked_for(
     held_out_labels: Path | None = None,
     seed: int = 0,
     n_seeds: int = 1,
+    window_bytes: int = WINDOW_BYTES,
 ) -> Sweep:
     """The sweep of a command line, with its features opened.
 
@@ -128,7 +133,7 @@ def asked_for(
             f"--labels {labels}: all is read on the held-out features; give theirs with --held-out-labels"
         )
     of_others = None if held_out is None else open_features(held_out, held_out_labels)
-    sweep = Sweep(open_features(features, labels), variants, of_others, seed, n_seeds)
+    sweep = Sweep(open_features(features, labels), variants, of_others, seed, n_seeds, window_bytes)
     sweep.check()
     return sweep
 

@@ -24,6 +24,7 @@ from monosem.core.drafts import sweep_drafts
 from monosem.core.progress import SILENT, Portion, Watch
 from monosem.core.run_folder import RunFolder
 from monosem.data.feature_set import FeatureSet
+from monosem.data.rows import stretches
 from monosem.experiments.results import write_table
 from monosem.experiments.sae_plan import Member, Sweep
 from monosem.measures.blocks import Features
@@ -36,6 +37,9 @@ from monosem.sparse.sae import SAE
 from monosem.sparse.train import fit_saes
 
 _UNFINISHED = "unfinished"
+_JUDGED, _NEIGHBOURS = 2**17, 1024
+"""About so many samples at most say how monosemantic latents are, in stretches of neighbours: their codes are
+in memory at once."""
 
 
 class Classes(NamedTuple):
@@ -70,6 +74,7 @@ def run_sweep(sweep: Sweep, out: Path, command: str, watch: Watch = SILENT) -> N
             seed=sweep.seed,
             init_seeds=[member.seed for member in sweep.members],
             held_out=sweep.held_out,
+            window_bytes=sweep.window_bytes,
             checkpoint=out / _UNFINISHED,
             device=world.device,
             world=world,
@@ -154,8 +159,9 @@ def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iter
     """A row of results.csv for every SAE."""
     measured = sweep.measured
     mean, _ = mean_and_rms(sweep.features)
-    classes = _classes(measured, watch)
-    of_features = None if classes is None else _monosemanticity(measured, classes)
+    judged = _some(measured)
+    classes = _classes(judged, watch)
+    of_features = None if classes is None else _monosemanticity(judged, classes)
     probe = None if classes is None else _probe(sweep, watch)
     accuracy = None if probe is None else probe(measured)
     start = starting_point(sweep.features, sweep.members[0].settings)
@@ -167,7 +173,7 @@ def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iter
             untrained = SAE(sae.dim, member.settings)
             initialise(untrained, start, member.seed)
             of_codes, of_untrained = (
-                _monosemanticity(one.encode_sparse(measured), classes)
+                _monosemanticity(one.encode_sparse(judged), classes)
                 for one in (sae, untrained.to(world.device))
             )
         yield {
@@ -181,6 +187,7 @@ def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iter
             "untrained_monosemanticity": of_untrained,
             "features_monosemanticity": of_features,
             "top_samples": None if classes is None else classes.top,
+            "judged_samples": None if classes is None else len(judged),
             "read_on": "training" if sweep.held_out is None else "held out",
         }
         sae.cpu()
@@ -196,6 +203,14 @@ def _epochs(sweep: Sweep, saes: list[SAE]) -> Iterator[dict[str, Any]]:
 
 def _identity(member: Member) -> dict[str, Any]:
     return {"sae": member.name, "seed": member.seed}
+
+
+def _some(features: FeatureSet) -> FeatureSet:
+    """The features, or about so many of them as are judged."""
+    if len(features) <= _JUDGED:
+        return features
+    rows = np.concatenate([np.array(some) for some in stretches(len(features), _JUDGED, _NEIGHBOURS)])
+    return FeatureSet.from_arrays(features.take(rows), features.labels[rows], name=features.name)
 
 
 def _classes(features: FeatureSet, watch: Watch) -> Classes | None:

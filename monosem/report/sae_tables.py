@@ -19,7 +19,8 @@ from monosem.sparse.sae_settings import SAESettings
 _NEEDED = (
     "sae", "seed", "n_latents", "k", "activation", "fvu", "l0", "dead",
     "downstream", "features_accuracy",
-    "monosemanticity", "untrained_monosemanticity", "features_monosemanticity", "top_samples", "read_on",
+    "monosemanticity", "untrained_monosemanticity", "features_monosemanticity",
+    "top_samples", "judged_samples", "read_on",
 )  # fmt: skip
 _TEXT = ("sae", "activation", "read_on")
 _COLUMNS = (
@@ -140,12 +141,12 @@ def notes(results: pd.DataFrame) -> Iterator[str]:
         yield "Read on held-out features."
     yield "FVU: variance unexplained, about the training mean. L0: mean active latents a sample."
     if results["monosemanticity"].notna().any():
-        top = f"{results['top_samples'].iloc[0]:,.0f}"
+        top, judged = (f"{results[name].iloc[0]:,.0f}" for name in ("top_samples", "judged_samples"))
         yield (
-            f"Monosemanticity: how far the {top} samples that activate a latent most, as many for every"
-            " latent, are of one class: 0 by chance, 100 one class only. Where fewer activate it, the others"
-            " are drawn by lot, so rare latents, and with them wide SAEs, score lower; latents that none"
-            " activates are left out."
+            f"Monosemanticity: how far the {top} of {judged} samples that activate a latent most, as many for"
+            " every latent, are of one class: 0 by chance, 100 one class only. Where fewer activate it, the"
+            " others are drawn by lot, so rare latents, and with them wide SAEs, score lower; latents that"
+            " none activates are left out."
         )
         yield (
             "Before: monosemanticity of each SAE as it began, sparse codes of a random dictionary; the"

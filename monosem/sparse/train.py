@@ -12,7 +12,7 @@ from monosem.core.checkpoints import Checkpoints, State, part_of, under
 from monosem.core.distributed import World
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
-from monosem.data.rows import Inputs, take_rows
+from monosem.data.rows import Inputs, stretches, take_rows
 from monosem.data.windows import WINDOW_BYTES, RowBatches
 from monosem.measures.blocks import BLOCK_ROWS, features_shape
 from monosem.sparse.evaluate import fvu
@@ -159,9 +159,8 @@ def fit_saes(
             break
     for fit in fits:
         fit.keep_best()
-    every = -(-n_rows // _COUNTED_ROWS)
-    for first in range(0, n_rows, every * BLOCK_ROWS):
-        rows = take_rows(features, torch.arange(first, min(first + BLOCK_ROWS, n_rows)))
+    for some in stretches(n_rows, _COUNTED_ROWS, BLOCK_ROWS):
+        rows = take_rows(features, torch.arange(some.start, some.stop))
         for sae in saes:
             sae.firing_counts += sae.active_counts(rows.to(device))
     return [sae.cpu() for sae in saes]

@@ -207,6 +207,39 @@ def test_features_without_classes_have_no_monosemanticity(
     assert notices == (told if labels[-1] == 899 else [])
 
 
+def test_of_many_samples_some_are_judged(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, _ = digits
+    monkeypatch.setattr(sae_sweep, "_JUDGED", 300)
+    monkeypatch.setattr(sae_sweep, "_NEIGHBOURS", 10)
+    run_sweep(Sweep(train, variants_of(["epochs=1"], [])), tmp_path / "run", "monosem sae")
+    (row,) = results_of(tmp_path / "run").itertuples()
+    rows = np.array([first + step for first in range(0, 900, 30) for step in range(10)])
+    assert (row.judged_samples, row.top_samples) == (300, 15)
+    codes = SAE.load(tmp_path / "run" / "saes" / "sae").encode_sparse(train.take(rows))
+    scores = matched_monosemanticity(codes, train.labels[rows], 10)
+    assert row.monosemanticity == pytest.approx(scores.mean(scores.corrected, weighted=True), rel=1e-5)
+
+
+def test_windows_are_of_the_size_that_is_asked_for(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features on disk that do not fit are shuffled otherwise, so that the SAE is another one."""
+    train, _ = digits
+    FeatureSet.from_arrays(np.tile(train.dense(), (8, 1)), np.tile(train.labels, 8)).save(tmp_path / "set")
+    for mib in (512, 1):
+        assert (
+            monosem(
+                "sae", tmp_path / "set", "--set", "epochs=1", "--window", mib, "--out", tmp_path / str(mib)
+            )
+            == 0
+        )
+    first, second = (SAE.load(tmp_path / str(mib) / "saes" / "sae").decoder for mib in (512, 1))
+    assert not torch.equal(first, second)
+    assert monosem("sae", tmp_path / "set", "--set", "epochs=1", "--out", tmp_path / "1") == 2  # another run
+
+
 def test_classes_that_the_training_features_lack_leave_no_probe(
     digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
 ) -> None:

@@ -50,6 +50,7 @@ def made(
                     "untrained_monosemanticity": 0.1 + 0.01 * seed if labels else None,
                     "features_monosemanticity": 0.125 if labels else None,
                     "top_samples": 50 if labels else None,
+                    "judged_samples": 1000 if labels else None,
                 }
                 | {"read_on": "held out" if held_out else "training"}
             )
@@ -117,7 +118,7 @@ def test_one_dictionary_has_no_interval_and_says_so(tmp_path: Path) -> None:
         ({}, "Means over 3 first dictionaries, on the same features and batches"),
         ({}, "Before: monosemanticity of each SAE as it began, sparse codes of a random dictionary"),
         ({}, "Probe: accuracy of one linear probe, trained on the features themselves"),
-        ({}, "how far the 50 samples that activate a latent most, as many for every latent"),
+        ({}, "how far the 50 of 1,000 samples that activate a latent most, as many for every latent"),
     ],
 )
 def test_what_the_numbers_are_is_said_everywhere(tmp_path: Path, how: dict[str, Any], said: str) -> None:
