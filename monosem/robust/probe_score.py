@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from monosem.core.errors import InputError
-from monosem.data.rows import Inputs, take_rows
+from monosem.data.rows import Inputs, spread_rows, take_rows
 from monosem.measures.blocks import Features, Labels, check_labels, features_shape, row_blocks
 from monosem.robust.ridge import RidgePath, RidgeSettings
 
@@ -27,7 +27,7 @@ def probe_accuracy(
     """
     given = torch.from_numpy(check_labels(labels, features_shape(features)[0], n_classes))
     truth = torch.from_numpy(check_labels(test_labels, len(test_labels), n_classes))
-    rows = torch.linspace(0, len(given) - 1, min(len(given), _MOST_ROWS), dtype=torch.float64).long()
+    rows = spread_rows(len(given), _MOST_ROWS, length=1)
     settings = RidgeSettings(loo_rows=min(len(rows), 4096))
     fits = RidgePath.fit(take_rows(features, rows)).solve(given[rows][None], n_classes, settings, seed)
     probe = fits.probes(fits.tuned())

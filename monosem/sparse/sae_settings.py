@@ -42,6 +42,8 @@ class SAESettings(Settings):
     batch_size: _Count = 512
     lr: Annotated[float, Field(gt=0)] | None = None
     """Peak learning rate of Adam; None: 0.1 / sqrt(n_latents), falling with the width as in Gao et al."""
+    threshold_lr: Annotated[float, Field(gt=0)] = 0.02
+    """The same of jump_relu's thresholds: as large as encoder outputs are, whatever the width."""
     betas: tuple[_Share, _Share] = (0.9, 0.999)
     warmup: _Share = 0.05
     """Share of the steps with rising learning rate; afterwards it follows half a cosine to zero."""

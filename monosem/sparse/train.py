@@ -12,11 +12,11 @@ from monosem.core.checkpoints import Checkpoints, State, part_of, under
 from monosem.core.distributed import World
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
-from monosem.data.rows import Inputs, stretches, take_rows
+from monosem.data.rows import Inputs, spread_rows, take_rows
 from monosem.data.windows import WINDOW_BYTES, RowBatches
 from monosem.measures.blocks import BLOCK_ROWS, features_shape
 from monosem.sparse.evaluate import fvu
-from monosem.sparse.initialise import initialise, starting_point
+from monosem.sparse.initialise import Start, initialise, starting_point
 from monosem.sparse.inputs import fingerprint
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
@@ -25,8 +25,8 @@ from monosem.sparse.trainer import Trainer
 _SHARED = ("input_norm", "b_pre_init", "epochs", "batch_size")
 """Settings that SAEs trained together have in common."""
 
-_COUNTED_ROWS = 2**20
-"""About so many rows say which latents fire; larger sets are looked at in stretches, evenly spaced."""
+_COUNTED_ROWS, _STRETCH = 2**20, 64
+"""So many rows say which latents fire; of larger sets stretches are looked at, evenly spaced."""
 
 
 def fit_sae(
@@ -70,8 +70,8 @@ def fit_sae(
     return sae
 
 
-def untrained(variants: Sequence[SAESettings], dim: int, held_out: Inputs | None) -> list[SAE]:
-    """SAEs of these settings, without weights; InputError where `fit_saes` would refuse them."""
+def check_variants(variants: Sequence[SAESettings], dim: int, held_out: Inputs | None) -> None:
+    """Raise InputError where `fit_saes` would, without taking memory for weights."""
     for name in _SHARED:
         if any(getattr(settings, name) != getattr(variants[0], name) for settings in variants):
             raise InputError(f"sae.{name}: SAEs that are trained together have one; train the others apart")
@@ -79,7 +79,9 @@ def untrained(variants: Sequence[SAESettings], dim: int, held_out: Inputs | None
         raise InputError("sae.patience needs held-out features to watch; give held_out, or leave it out")
     if held_out is not None and (columns := features_shape(held_out)[1]) != dim:
         raise InputError(f"held-out features have {columns} columns, the others {dim}")
-    return [SAE(dim, settings) for settings in variants]
+    with torch.device("meta"):
+        for settings in variants:
+            SAE(dim, settings)
 
 
 @torch.no_grad()
@@ -90,6 +92,7 @@ def fit_saes(
     seed: int = 0,
     init_seeds: Sequence[int] | None = None,
     held_out: Inputs | None = None,
+    start: Start | None = None,
     window_bytes: int = WINDOW_BYTES,
     checkpoint: Path | None = None,
     device: torch.device | str = "cpu",
@@ -99,15 +102,19 @@ def fit_saes(
     """Train several SAEs on the same batches, so that features are read once an epoch for all.
 
     Each comes out as `fit_sae` would make it, whose arguments and errors these are; InputError too when
-    variants differ in epochs, batch size, normalisation or where b_pre begins.
+    variants differ in epochs, batch size, normalisation or where b_pre begins. Where some diverge, the others
+    go on, and a notice says so.
 
     Args:
         init_seeds: of each variant's first dictionary; None: `seed`, from which the order of the batches
             follows in any case.
+        start: `starting_point` of the features and a variant, for those who have it already.
     """
     shared = variants[0]
     n_rows, dim = features_shape(features)
-    saes = untrained(variants, dim, held_out)
+    check_variants(variants, dim, held_out)
+    start = start or starting_point(features, shared)
+    saes = [SAE(dim, settings) for settings in variants]
     trained_on = fingerprint(features)
     identity = {
         "settings": [settings.model_dump(mode="json") for settings in variants],
@@ -119,18 +126,17 @@ def fit_saes(
     of_inits = [seed] * len(variants) if init_seeds is None else list(init_seeds)
     if of_inits != [seed] * len(variants):
         identity["init_seeds"] = of_inits
-    if window_bytes != WINDOW_BYTES:
+    part = (0, 1) if world is None else (world.rank, world.size)
+    batches = RowBatches(features, shared.batch_size, seed=seed, window_bytes=window_bytes, part=part)
+    if batches.n_windows > 1 and window_bytes != WINDOW_BYTES:
         identity["window_bytes"] = window_bytes
     checkpoints = Checkpoints(checkpoint, identity, watch.notice)
     earlier = checkpoints.load()
-    part = (0, 1) if world is None else (world.rank, world.size)
-    batches = RowBatches(features, shared.batch_size, seed=seed, window_bytes=window_bytes, part=part)
     total = shared.epochs * batches.n_batches
-    start = starting_point(features, shared)
     for sae, init_seed in zip(saes, of_inits, strict=True):
         sae.trained_on = trained_on
         initialise(sae, start, init_seed)
-    fits = [_Fit(Trainer(sae.to(device), start.variance, total, world, watch)) for sae in saes]
+    fits = [_Fit(Trainer(sae.to(device), start.variance, total, world, watch), world) for sae in saes]
     done = 0
     if earlier is not None:
         done = earlier.facts["done"]
@@ -157,10 +163,13 @@ def fit_saes(
             checkpoints.at_safe_point(watch, state, world)
         if all(fit.is_over() for fit in fits):
             break
+    if all(fit.has_diverged for fit in fits):
+        rates = ", ".join(f"{rate:g}" for rate in sorted({fit.rate for fit in fits}))
+        raise InputError(f"sae.lr: the training diverged at a learning rate of {rates}; lower it")
     for fit in fits:
         fit.keep_best()
-    for some in stretches(n_rows, _COUNTED_ROWS, BLOCK_ROWS):
-        rows = take_rows(features, torch.arange(some.start, some.stop))
+    for some in spread_rows(n_rows, _COUNTED_ROWS, _STRETCH).split(BLOCK_ROWS):
+        rows = take_rows(features, some)
         for sae in saes:
             sae.firing_counts += sae.active_counts(rows.to(device))
     return [sae.cpu() for sae in saes]
@@ -169,27 +178,54 @@ def fit_saes(
 class _Fit:
     """One of the SAEs in training: its steps, its history, and the best that held-out features have seen."""
 
-    def __init__(self, trainer: Trainer) -> None:
-        self.trainer, self.sae = trainer, trainer.sae
+    def __init__(self, trainer: Trainer, world: World | None) -> None:
+        self.trainer, self.sae, self._world = trainer, trainer.sae, world
         self._best: dict[str, Tensor] = {}
+
+    @property
+    def rate(self) -> float:
+        """Peak learning rate."""
+        return self.sae.settings.rate(self.sae.n_latents)
+
+    @property
+    def has_diverged(self) -> bool:
+        """Whether there are no numbers in it any more, and were none to keep."""
+        history = self.sae.history
+        return bool(history) and not math.isfinite(history[-1]["loss"]) and not self._best
 
     def end_epoch(self, epoch: int, held_out: Inputs | None, mean: Tensor, watch: Watch) -> None:
         readings: dict[str, Any] = {"epoch": epoch, **self.trainer.readings()}
         if held_out is not None:
-            readings["fvu"] = fvu(self.sae, held_out, mean)
-            before = [past["fvu"] for past in self.sae.history]
-            if self.sae.settings.patience is not None and not readings["fvu"] >= _least(before):
+            readings["fvu"] = self._fvu(held_out, mean)
+            if self._watched([readings]) and readings["fvu"] < _least(self._watched(self.sae.history)):
                 self._best = {name: tensor.clone() for name, tensor in self.sae.state_dict().items()}
         self.sae.history.append(readings)
         watch.record("epoch", of="sae", form=self.trainer.form, **readings)
+        if self.has_diverged:
+            watch.notice(f"an SAE diverged in epoch {epoch}, at a learning rate of {self.rate:g} (sae.lr)")
 
     def is_over(self) -> bool:
-        """Whether no one of the last `patience` epochs was better than all before them."""
-        patience, history = self.sae.settings.patience, self.sae.history
-        if patience is None or len(history) <= patience:
+        """Whether it diverged, or no one of the last `patience` epochs was better than all before them."""
+        if self.has_diverged:
+            return True
+        patience, values = self.sae.settings.patience, self._watched(self.sae.history)
+        if patience is None or len(values) <= patience:
             return False
-        values = [readings["fvu"] for readings in history]
         return _least(values[-patience:]) >= _least(values[:-patience])
+
+    def _fvu(self, held_out: Inputs, mean: Tensor) -> float:
+        # One process reads for all: what they decide by must be the same to the bit.
+        if self._world is None:
+            return fvu(self.sae, held_out, mean)
+        return self._world.from_main(lambda: fvu(self.sae, held_out, mean))
+
+    def _watched(self, history: Sequence[dict[str, Any]]) -> list[float]:
+        """The FVUs that `patience` goes by: not of epochs in which k was still on its way."""
+        settings = self.sae.settings
+        if settings.patience is None:
+            return []
+        on_the_way = settings.epochs * settings.k_warmup if settings.k_start is not None else 0
+        return [readings["fvu"] for readings in history if readings["epoch"] > on_the_way]
 
     def keep_best(self) -> None:
         if self._best:

@@ -52,10 +52,12 @@ class Trainer:
         self.form: str = "" if settings.products == "auto" else settings.products
         self._watch = watch
         self._world = world if world is not None and world.size > 1 else None
-        self._lr = settings.rate(sae.n_latents)
-        self._optimizer = torch.optim.Adam(
-            sae.parameters(), lr=self._lr, betas=settings.betas, eps=_ADAM_EPS, fused=True
-        )
+        groups = [
+            {"params": [one for one in sae.parameters() if one is not sae.threshold]},
+            {"params": [one for one in sae.parameters() if one is sae.threshold]},
+        ]
+        self._peaks = (settings.rate(sae.n_latents), settings.threshold_lr)
+        self._optimizer = torch.optim.Adam(groups, betas=settings.betas, eps=_ADAM_EPS, fused=True)
         device = sae.b_pre.device
         self.idle = torch.zeros(sae.n_latents, dtype=torch.int64, device=device)
         self._losses = torch.zeros(2, dtype=torch.float64, device=device)  # sums over rows since `readings`
@@ -75,8 +77,8 @@ class Trainer:
         assert sae.decoder.grad is not None
         # What would only change a row's length, which is fixed at 1, is left out.
         sae.decoder.grad.addcmul_(sae.decoder, reading.radial[:, None], value=-1)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * self._rate()
+        for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
+            group["lr"] = peak * self._rate()
         self._optimizer.step()
         sae.decoder.div_(torch.linalg.vector_norm(sae.decoder, dim=1, keepdim=True))
         self.idle.add_(n).masked_fill_(reading.active, 0)

@@ -274,9 +274,57 @@ def test_a_checkpoint_knows_the_features_it_watched(
         fit_sae(train_features, settings, held_out=test_features + 1, checkpoint=tmp_path)
 
 
-def test_an_sae_that_comes_apart_ends_early(
+def test_an_sae_that_comes_apart_ends_the_training_or_leaves_it_to_the_others(
+    train_features: Tensor, tiny: SAESettings
+) -> None:
+    apart, whole = tiny.replace(lr=1e30, epochs=8), tiny.replace(epochs=8)
+    with pytest.raises(
+        InputError, match=r"sae\.lr: the training diverged at a learning rate of 1e\+30; lower it"
+    ):
+        fit_sae(train_features, apart)
+    notices: list[str] = []
+
+    class Heard(SilentWatch):
+        def notice(self, message: str) -> None:
+            notices.append(message)
+
+    broken, fine = fit_saes(train_features, [apart, whole], watch=Heard())
+    assert len(broken.history) < 8
+    assert notices == ["an SAE diverged in epoch 1, at a learning rate of 1e+30 (sae.lr)"]
+    assert torch.equal(fine.decoder, fit_sae(train_features, whole).decoder)
+
+
+def test_what_comes_apart_later_is_not_kept(
+    train_features: Tensor, test_features: Tensor, tiny: SAESettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best SAE of the epochs before is."""
+    steps = Trainer.step
+
+    def step(self: Trainer, rows: Tensor) -> None:
+        steps(self, rows)
+        if self.done > 15:
+            self.sae.encoder.fill_(torch.nan)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    settings = tiny.replace(patience=2, epochs=9)
+    sae = fit_sae(train_features, settings, held_out=test_features)
+    assert sae.encoder.isfinite().all()
+    assert len(sae.history) == 4
+    best = min(readings["fvu"] for readings in sae.history[:2])
+    assert fvu(sae, test_features, train_features.mean(dim=0)) == pytest.approx(best, rel=1e-6)
+
+
+def test_no_sae_is_kept_whose_k_was_on_its_way(
     train_features: Tensor, test_features: Tensor, tiny: SAESettings
 ) -> None:
-    settings = tiny.replace(lr=1e30, patience=2, epochs=8)
+    """Of 12 instead of 4 active latents it explains more, and is not what was asked for."""
+    settings = tiny.replace(
+        activation="batch_topk", k_start=12, k_warmup=0.5, patience=3, epochs=24, n_latents=24
+    )
     sae = fit_sae(train_features, settings, held_out=test_features)
-    assert len(sae.history) < 8
+    values = [readings["fvu"] for readings in sae.history]
+    assert len(values) > 14
+    kept = fvu(sae, test_features, train_features.mean(dim=0))
+    assert kept == pytest.approx(min(values[12:]), rel=1e-6)
+    assert min(values[:12]) < kept
+    assert sae_quality(sae, test_features).l0 == pytest.approx(4, rel=0.3)

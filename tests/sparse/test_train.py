@@ -36,9 +36,10 @@ def test_latents_of_a_large_set_are_counted_on_a_part_of_it(
     train_features: Tensor, tiny: SAESettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(train, "_COUNTED_ROWS", 200)
-    monkeypatch.setattr(train, "BLOCK_ROWS", 50)
+    monkeypatch.setattr(train, "_STRETCH", 50)
+    monkeypatch.setattr(train, "BLOCK_ROWS", 70)
     sae = fit_sae(train_features, tiny.replace(epochs=1))
-    looked_at = torch.cat([train_features[first : first + 50] for first in range(0, 600, 150)])
+    looked_at = torch.cat([train_features[first : first + 50] for first in (0, 183, 366, 550)])
     assert torch.equal(sae.firing_counts, (sae.encode(looked_at) > 0).sum(dim=0))
 
 
