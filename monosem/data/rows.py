@@ -22,8 +22,8 @@ def take_rows(features: Inputs, rows: Tensor) -> Tensor:
 def spread_rows(n: int, most: int, length: int) -> Tensor:
     """Row numbers out of 0..n-1, rising: all, or `most` of them in evenly spaced stretches of neighbours.
 
-    length: of a stretch, which divides `most`. Short ones meet every class of samples that are sorted by class,
-    long ones are read from a disk faster.
+    length: of a stretch, which divides `most`. Short ones meet every class of samples sorted by class, long
+    ones are read from a disk faster.
     """
     if n <= most:
         return torch.arange(n)

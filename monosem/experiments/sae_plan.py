@@ -10,9 +10,9 @@ from monosem.core.errors import InputError
 from monosem.core.settings import parse, with_overrides
 from monosem.data.feature_set import FeatureSet
 from monosem.data.npy_features import open_features
-from monosem.data.windows import WINDOW_BYTES
+from monosem.data.windows import WINDOW_BYTES, RowBatches
 from monosem.sparse.sae_settings import SAESettings
-from monosem.sparse.train import untrained
+from monosem.sparse.train import check_variants
 
 SHORT_NAMES = {"latents": "n_latents"}
 """How a setting may be called on the command line."""
@@ -63,20 +63,31 @@ class Sweep:
         ]
 
     def facts(self) -> dict[str, Any]:
-        """What decides the numbers, as JSON."""
+        """What decides the SAEs, as JSON; labels do not."""
         return {
             "kind": "sae",
             "variants": {name: variant.model_dump(mode="json") for name, variant in self.variants.items()},
             "seed": self.seed,
             "seeds": self.n_seeds,
-            "window_bytes": self.window_bytes,
+            "window_bytes": self.window_bytes if self._is_in_windows else None,
             "features": self.features.fingerprint,
             "held_out": None if self.held_out is None else self.held_out.fingerprint,
         }
 
     def check(self) -> None:
         """Raise InputError for settings that do not go together, or features that do not."""
-        untrained(list(self.variants.values()), self.features.dim, self.held_out)
+        check_variants(list(self.variants.values()), self.features.dim, self.held_out)
+        if self.held_out is not None and self.held_out.fingerprint == self.features.fingerprint:
+            raise InputError(
+                f"--held-out: {self.held_out.name} are the very features that are trained on; give those of"
+                " other samples, or leave it out"
+            )
+
+    @property
+    def _is_in_windows(self) -> bool:
+        """Whether features are read in windows, on whose size the order of batches depends."""
+        batch_size = next(iter(self.variants.values())).batch_size
+        return RowBatches(self.features, batch_size, seed=0, window_bytes=self.window_bytes).n_windows > 1
 
     def training_seconds(self, settings: SAESettings) -> float:
         """About what training an SAE takes on two CPU cores, held-out features watched after each epoch."""
@@ -86,9 +97,9 @@ class Sweep:
         return products + _STEP * steps + watched
 
     def reading_seconds(self, settings: SAESettings) -> float:
-        """About what measuring one takes there: its codes three times, its errors once."""
+        """About what measuring one takes there: its codes and its errors."""
         n_latents, _ = settings.latents(self.features.dim)
-        return len(self.measured) * self.features.dim * (6.0 * n_latents / _FLOPS + _ERRORS)
+        return len(self.measured) * self.features.dim * (8.0 * n_latents / _FLOPS + _ERRORS)
 
     @property
     def seconds(self) -> float:

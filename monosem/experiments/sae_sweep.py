@@ -12,34 +12,32 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from monosem.core.artifacts import fingerprint_json
+from monosem.core.artifacts import fingerprint_arrays, fingerprint_json, read_json
 from monosem.core.devices import device_errors_explained
 from monosem.core.distributed import World, this_world
 from monosem.core.drafts import sweep_drafts
 from monosem.core.progress import SILENT, Portion, Watch
 from monosem.core.run_folder import RunFolder
 from monosem.data.feature_set import FeatureSet
-from monosem.data.rows import stretches
+from monosem.data.rows import spread_rows
 from monosem.experiments.results import write_table
 from monosem.experiments.sae_plan import Member, Sweep
 from monosem.measures.blocks import Features
 from monosem.measures.consistency import matched_monosemanticity
-from monosem.measures.geometry import mean_and_rms
 from monosem.robust.probe_score import probe_accuracy
-from monosem.sparse.evaluate import sae_quality
-from monosem.sparse.initialise import initialise, starting_point
+from monosem.sparse.evaluate import Reconstructions, sae_quality
+from monosem.sparse.initialise import Start, initialise, starting_point
 from monosem.sparse.sae import SAE
 from monosem.sparse.train import fit_saes
 
 _UNFINISHED = "unfinished"
-_JUDGED, _NEIGHBOURS = 2**17, 1024
-"""About so many samples at most say how monosemantic latents are, in stretches of neighbours: their codes are
-in memory at once."""
+_JUDGED = 2**17
+"""So many samples at most say how monosemantic latents are: their codes are in memory at once."""
 
 
 class Classes(NamedTuple):
@@ -53,7 +51,8 @@ class Classes(NamedTuple):
 def run_sweep(sweep: Sweep, out: Path, command: str, watch: Watch = SILENT) -> None:
     """Train all SAEs on the same batches; the run folder gets each, `results.csv` and `training.csv`.
 
-    Under `torchrun` or `accelerate launch` all processes train; the main one does the rest.
+    SAEs that are there are not trained again; with other labels than before they are read again. Under
+    `torchrun` or `accelerate launch` all processes train; the main one does the rest.
 
     Raises:
         InputError: the folder holds another run, settings that do not go together, features at fault.
@@ -63,28 +62,39 @@ def run_sweep(sweep: Sweep, out: Path, command: str, watch: Watch = SILENT) -> N
     world = this_world()
     sweep.check()
     folder = _folder(sweep, out)
-    if world.from_main(lambda: _found_made(folder, sweep, command)):
+    there = world.from_main(lambda: _there(folder, sweep))
+    if there == "tables" or (there == "SAEs" and not world.is_main):
         return
-    units = [round(1000 * seconds) + 1 for seconds in (_training(sweep), sweep.seconds)]
+    start = starting_point(
+        sweep.features, sweep.members[0].settings
+    )  # refuses features before the folder is taken
+    world.from_main(lambda: RunFolder.claim(out, folder.recipe, folder.recipe_hash, command).path)
+    reading = sum(sweep.n_seeds * sweep.reading_seconds(one) for one in sweep.variants.values())
+    units = [round(1000 * seconds) + 1 for seconds in (sweep.seconds - reading, sweep.seconds)]
     remedy = "train fewer SAEs at a time, or set batch_size lower"
     with device_errors_explained(f"SAEs on {world.device}", remedy):
-        saes = fit_saes(
-            sweep.features,
-            [member.settings for member in sweep.members],
-            seed=sweep.seed,
-            init_seeds=[member.seed for member in sweep.members],
-            held_out=sweep.held_out,
-            window_bytes=sweep.window_bytes,
-            checkpoint=out / _UNFINISHED,
-            device=world.device,
-            world=world,
-            watch=Portion(watch, 0, units[0], units[1]),
-        )
-        if not world.is_main:
-            return
-        for member, sae in zip(sweep.members, saes, strict=True):
-            sae.save(out / member.place)
-        rows = list(_readings(sweep, saes, world, Portion(watch, units[0], units[1] - units[0], units[1])))
+        if there == "SAEs":
+            saes = [SAE.load(out / member.place) for member in sweep.members]
+        else:
+            saes = fit_saes(
+                sweep.features,
+                [member.settings for member in sweep.members],
+                seed=sweep.seed,
+                init_seeds=[member.seed for member in sweep.members],
+                held_out=sweep.held_out,
+                start=start,
+                window_bytes=sweep.window_bytes,
+                checkpoint=out / _UNFINISHED,
+                device=world.device,
+                world=world,
+                watch=Portion(watch, 0, units[0], units[1]),
+            )
+            if not world.is_main:
+                return
+            for member, sae in zip(sweep.members, saes, strict=True):
+                sae.save(out / member.place)
+        left = Portion(watch, units[0], units[1] - units[0], units[1])
+        rows = list(_readings(sweep, saes, start, world, left))
     write_table(pd.DataFrame(rows), out / "results.csv")
     write_table(pd.DataFrame(_epochs(sweep, saes)), out / "training.csv")
     seconds = round(time.monotonic() - started, 1)
@@ -93,7 +103,7 @@ def run_sweep(sweep: Sweep, out: Path, command: str, watch: Watch = SILENT) -> N
         command,
         tables_complete=True,
         processes=world.size,
-        data=[_describe(features, of) for of, features in _named(sweep)],
+        data=_described(sweep),
         wall_seconds_total=seconds,
     )
     shutil.rmtree(out / _UNFINISHED, ignore_errors=True)
@@ -106,7 +116,7 @@ def dry_run_lines(sweep: Sweep, out: Path) -> list[str]:
         InputError: as for `run_sweep`.
     """
     sweep.check()
-    there = _is_made(_folder(sweep, out), sweep)
+    there = bool(_there(_folder(sweep, out), sweep))
     begun = not there and (out / _UNFINISHED).is_dir()
     seeds = f" (seeds {sweep.seed} to {sweep.seed + sweep.n_seeds - 1})" if sweep.n_seeds > 1 else ""
     lines = []
@@ -135,56 +145,53 @@ def _folder(sweep: Sweep, out: Path) -> RunFolder:
     return RunFolder(out, facts, fingerprint_json(facts))
 
 
-def _found_made(folder: RunFolder, sweep: Sweep, command: str) -> bool:
-    """Whether this very sweep is there; where it is not, its folder is taken."""
+def _there(folder: RunFolder, sweep: Sweep) -> Literal["", "SAEs", "tables"]:
+    """What of this very sweep is there: nothing, its SAEs, or their tables by these labels too.
+
+    InputError where another run is.
+    """
     sweep_drafts(folder.path)
-    if _is_made(folder, sweep):
-        return True
-    RunFolder.claim(folder.path, folder.recipe, folder.recipe_hash, command)
-    return False
+    complete = folder.check()
+    if not all((folder.path / member.place).is_dir() for member in sweep.members):
+        return ""
+    tables = all((folder.path / name).is_file() for name in ("results.csv", "training.csv"))
+    by_these = complete and read_json(folder.path / "manifest.json").get("data") == _described(sweep)
+    return "tables" if tables and by_these else "SAEs"
 
 
-def _is_made(folder: RunFolder, sweep: Sweep) -> bool:
-    """Whether tables and SAEs of this very sweep are there; InputError where another run is."""
-    made = [folder.path / name for name in ("results.csv", "training.csv")]
-    made += [folder.path / member.place for member in sweep.members]
-    return folder.check() and all(path.exists() for path in made)
-
-
-def _training(sweep: Sweep) -> float:
-    return sum(sweep.training_seconds(member.settings) for member in sweep.members)
-
-
-def _readings(sweep: Sweep, saes: list[SAE], world: World, watch: Watch) -> Iterator[dict[str, Any]]:
+def _readings(
+    sweep: Sweep, saes: list[SAE], start: Start, world: World, watch: Watch
+) -> Iterator[dict[str, Any]]:
     """A row of results.csv for every SAE."""
     measured = sweep.measured
-    mean, _ = mean_and_rms(sweep.features)
     judged = _some(measured)
     classes = _classes(judged, watch)
     of_features = None if classes is None else _monosemanticity(judged, classes)
     probe = None if classes is None else _probe(sweep, watch)
     accuracy = None if probe is None else probe(measured)
-    start = starting_point(sweep.features, sweep.members[0].settings)
     for number, (member, sae) in enumerate(zip(sweep.members, saes, strict=True), 1):
         sae.to(world.device)
-        quality = asdict(sae_quality(sae, measured, mean=mean, downstream=probe))
-        of_codes = of_untrained = None
+        quality = asdict(sae_quality(sae, measured, mean=start.mean))
+        del quality["downstream"]  # read once for all, and as it is
+        of_codes, before, l0_before = None, None, None
         if classes is not None:
+            of_codes = _monosemanticity(sae.encode_sparse(judged), classes)
             untrained = SAE(sae.dim, member.settings)
             initialise(untrained, start, member.seed)
-            of_codes, of_untrained = (
-                _monosemanticity(one.encode_sparse(judged), classes)
-                for one in (sae, untrained.to(world.device))
-            )
+            codes = untrained.to(world.device).encode_sparse(judged)
+            before = _monosemanticity(codes, classes)
+            l0_before = int(codes.values.count_nonzero()) / len(judged)
         yield {
             **_identity(member),
             "n_latents": sae.n_latents,
             "k": sae.k,
             "activation": sae.settings.activation,
             **quality,
+            "accuracy": None if probe is None else probe(Reconstructions(sae, measured)),
             "features_accuracy": accuracy,
             "monosemanticity": of_codes,
-            "untrained_monosemanticity": of_untrained,
+            "untrained_monosemanticity": before,
+            "untrained_l0": l0_before,
             "features_monosemanticity": of_features,
             "top_samples": None if classes is None else classes.top,
             "judged_samples": None if classes is None else len(judged),
@@ -206,10 +213,10 @@ def _identity(member: Member) -> dict[str, Any]:
 
 
 def _some(features: FeatureSet) -> FeatureSet:
-    """The features, or about so many of them as are judged."""
+    """The features, or as many of them as are judged."""
     if len(features) <= _JUDGED:
         return features
-    rows = np.concatenate([np.array(some) for some in stretches(len(features), _JUDGED, _NEIGHBOURS)])
+    rows = spread_rows(len(features), _JUDGED, length=1).numpy()
     return FeatureSet.from_arrays(features.take(rows), features.labels[rows], name=features.name)
 
 
@@ -248,17 +255,18 @@ def _probe(sweep: Sweep, watch: Watch) -> Callable[[Features], float] | None:
     return probe_accuracy(sweep.features, given, asked, n_classes=len(names), seed=sweep.seed)
 
 
-def _named(sweep: Sweep) -> Iterator[tuple[str, FeatureSet]]:
-    yield "training", sweep.features
-    if sweep.held_out is not None:
-        yield "held out", sweep.held_out
-
-
-def _describe(features: FeatureSet, split: str) -> dict[str, Any]:
-    return {
-        "name": features.name,
-        "split": split,
-        "samples": len(features),
-        "dimensions": features.dim,
-        "fingerprint": features.fingerprint,
-    }
+def _described(sweep: Sweep) -> list[dict[str, Any]]:
+    """The data of a sweep, for its manifest."""
+    splits = {"training": sweep.features, "held out": sweep.held_out}
+    return [
+        {
+            "name": features.name,
+            "split": split,
+            "samples": len(features),
+            "dimensions": features.dim,
+            "fingerprint": features.fingerprint,
+            "labels": fingerprint_arrays(features.labels),
+        }
+        for split, features in splits.items()
+        if features is not None
+    ]

@@ -45,7 +45,7 @@ def sae_frontier(results: pd.DataFrame) -> Figure:
             axes.plot(line["l0"] * aside, 100 * line[name], **look)
             if name == "monosemanticity":
                 before = 100 * line["untrained_monosemanticity"]
-                axes.plot(line["l0"] * aside, before, color=look["color"], **_BEFORE)
+                axes.plot(line["untrained_l0"] * aside, before, color=look["color"], **_BEFORE)
         if name == "monosemanticity":
             axes.axhline(100 * features_score(results), zorder=0.5, **reference)
         _latents_axis(axes, points["l0"])

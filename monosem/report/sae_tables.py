@@ -18,8 +18,8 @@ from monosem.sparse.sae_settings import SAESettings
 
 _NEEDED = (
     "sae", "seed", "n_latents", "k", "activation", "fvu", "l0", "dead",
-    "downstream", "features_accuracy",
-    "monosemanticity", "untrained_monosemanticity", "features_monosemanticity",
+    "accuracy", "features_accuracy",
+    "monosemanticity", "untrained_monosemanticity", "untrained_l0", "features_monosemanticity",
     "top_samples", "judged_samples", "read_on",
 )  # fmt: skip
 _TEXT = ("sae", "activation", "read_on")
@@ -34,7 +34,7 @@ _COLUMNS = (
     "monosemantic, %",
     "before, %",
 )
-_MEANS = ("l0", "dead", "downstream", "untrained_monosemanticity")
+_MEANS = ("l0", "dead", "accuracy", "untrained_monosemanticity", "untrained_l0")
 _NO_LINES = ("k", "sparsity_coef")
 """Settings along which a line of the frontier leads."""
 
@@ -149,13 +149,16 @@ def notes(results: pd.DataFrame) -> Iterator[str]:
             " none activates are left out."
         )
         yield (
-            "Before: monosemanticity of each SAE as it began, sparse codes of a random dictionary; the"
-            " difference is what training brought or took."
+            "Before: monosemanticity of each SAE as it began, sparse codes of a random dictionary. With topk"
+            " the difference is what training brought or took; with other activations L0 changed too."
         )
         own = _percent(1)(features_score(results))
         yield f"The features themselves: {own} % on their own dimensions, by the same number of samples."
     else:
-        yield "Without labels of at least two classes there is no monosemanticity (--labels)."
+        yield (
+            "Without labels of at least two classes, with two samples each on average, there is no"
+            " monosemanticity (--labels)."
+        )
     if not math.isnan(features_accuracy(results)):
         yield (
             "Probe: accuracy of one linear probe, trained on the features themselves (tuned ridge), on what"
@@ -187,7 +190,7 @@ def frontier_table(manifest: dict[str, Any], results: pd.DataFrame, *, plus_minu
             sizes["fvu"],
             number(row["l0"], "{:.1f}".format),
             number(row["dead"], _percent(1)),
-            number(features_accuracy(results) * row["downstream"], _percent(1)),
+            number(row["accuracy"], _percent(1)),
             sizes["monosemanticity"],
             number(row["untrained_monosemanticity"], _percent(1)),
         )

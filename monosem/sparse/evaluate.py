@@ -22,7 +22,7 @@ class Quality:
     explained_variance: 1 - variance of x - x_hat / variance of x, summed over columns; unlike 1 - fvu it
     forgives a constant offset. l0: mean number of active latents. dead: share of latents that no row
     activates. cosine: mean of cos(x - mean, x_hat - mean). downstream: a score on the reconstructions as a
-    share of that on the features; None where none was asked for.
+    share of that on the features, NaN where that is 0; None where none was asked for.
     """
 
     fvu: float
@@ -82,10 +82,13 @@ def sae_quality(
         l0=int(fired.sum()) / n,
         dead=float((fired == 0).double().mean()),
         cosine=cosines / n,
-        downstream=None
-        if downstream is None
-        else downstream(Reconstructions(sae, features)) / downstream(features),
+        downstream=None if downstream is None else _share(sae, features, downstream),
     )
+
+
+def _share(sae: SAE, features: Features, score: Callable[[Features], float]) -> float:
+    whole = score(features)
+    return score(Reconstructions(sae, features)) / whole if whole else float("nan")
 
 
 def fvu(sae: SAE, features: Features, mean_train: Tensor) -> float:

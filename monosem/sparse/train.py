@@ -168,7 +168,7 @@ def fit_saes(
         raise InputError(f"sae.lr: the training diverged at a learning rate of {rates}; lower it")
     for fit in fits:
         fit.keep_best()
-    for some in spread_rows(n_rows, _COUNTED_ROWS, _STRETCH).split(BLOCK_ROWS):
+    for some in torch.split(spread_rows(n_rows, _COUNTED_ROWS, _STRETCH), BLOCK_ROWS):
         rows = take_rows(features, some)
         for sae in saes:
             sae.firing_counts += sae.active_counts(rows.to(device))

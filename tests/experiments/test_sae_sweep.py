@@ -112,7 +112,8 @@ def test_each_is_measured_on_held_out_features(digits: tuple[FeatureSet, Feature
         score = probe_accuracy(train, train.labels, test.labels, 10)
         assert row.features_accuracy == pytest.approx(score(test))
         assert row.features_accuracy > 0.8
-        assert row.downstream == pytest.approx(score(sae(test.dense())) / score(test))
+        assert row.accuracy == pytest.approx(score(sae(test.dense())))
+        assert row.untrained_l0 == row.k
     assert set(table["read_on"]) == {"held out"}
     assert not (tmp_path / "run" / "unfinished").exists()
     training = pd.read_csv(tmp_path / "run" / "training.csv")
@@ -202,7 +203,7 @@ def test_features_without_classes_have_no_monosemanticity(
     run_sweep(Sweep(unlabelled, variants_of(["epochs=1"], [])), tmp_path / "run", "monosem sae", Heard())
     table = results_of(tmp_path / "run")
     assert table[["monosemanticity", "features_monosemanticity"]].isna().all(axis=None)
-    assert table[["downstream", "features_accuracy"]].isna().all(axis=None)
+    assert table[["accuracy", "features_accuracy"]].isna().all(axis=None)
     told = ["features: 900 classes of 900 samples; too many for monosemanticity"]
     assert notices == (told if labels[-1] == 899 else [])
 
@@ -212,10 +213,9 @@ def test_of_many_samples_some_are_judged(
 ) -> None:
     train, _ = digits
     monkeypatch.setattr(sae_sweep, "_JUDGED", 300)
-    monkeypatch.setattr(sae_sweep, "_NEIGHBOURS", 10)
     run_sweep(Sweep(train, variants_of(["epochs=1"], [])), tmp_path / "run", "monosem sae")
     (row,) = results_of(tmp_path / "run").itertuples()
-    rows = np.array([first + step for first in range(0, 900, 30) for step in range(10)])
+    rows = np.array([int(899 * place / 299) for place in range(300)])
     assert (row.judged_samples, row.top_samples) == (300, 15)
     codes = SAE.load(tmp_path / "run" / "saes" / "sae").encode_sparse(train.take(rows))
     scores = matched_monosemanticity(codes, train.labels[rows], 10)
@@ -223,21 +223,72 @@ def test_of_many_samples_some_are_judged(
 
 
 def test_windows_are_of_the_size_that_is_asked_for(
-    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
 ) -> None:
     """Features on disk that do not fit are shuffled otherwise, so that the SAE is another one."""
     train, _ = digits
-    FeatureSet.from_arrays(np.tile(train.dense(), (8, 1)), np.tile(train.labels, 8)).save(tmp_path / "set")
+    where, trained = tmp_path / "set", ("--set", "epochs=1", "--out")
+    FeatureSet.from_arrays(np.tile(train.dense(), (8, 1)), np.tile(train.labels, 8)).save(where)
     for mib in (512, 1):
-        assert (
-            monosem(
-                "sae", tmp_path / "set", "--set", "epochs=1", "--window", mib, "--out", tmp_path / str(mib)
-            )
-            == 0
-        )
+        assert monosem("sae", where, "--window", mib, *trained, tmp_path / str(mib)) == 0
     first, second = (SAE.load(tmp_path / str(mib) / "saes" / "sae").decoder for mib in (512, 1))
     assert not torch.equal(first, second)
-    assert monosem("sae", tmp_path / "set", "--set", "epochs=1", "--out", tmp_path / "1") == 2  # another run
+    assert monosem("sae", where, *trained, tmp_path / "1") == 2  # another run
+    assert monosem("sae", where, "--window", 600, *trained, tmp_path / "512") == 0  # the same: all fits
+
+
+def test_other_labels_are_read_and_nothing_is_trained_again(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train, _ = digits
+    variants = variants_of(["epochs=1"], ["k=4,8"])
+    run_sweep(Sweep(FeatureSet.from_arrays(train.dense(), np.full(900, -1)), variants), tmp_path / "run", "")
+    assert results_of(tmp_path / "run")["monosemanticity"].isna().all()
+    run_sweep(Sweep(train, variants), tmp_path / "at once", "")
+    monkeypatch.setattr(sae_sweep, "fit_saes", lambda *_, **__: pytest.fail("trained again"))
+    run_sweep(Sweep(train, variants), tmp_path / "run", "")
+    pd.testing.assert_frame_equal(results_of(tmp_path / "run"), results_of(tmp_path / "at once"))
+    of_both = [pd.read_csv(tmp_path / name / "training.csv") for name in ("run", "at once")]
+    pd.testing.assert_frame_equal(*of_both)
+
+
+def test_a_probe_that_is_never_right_is_read_like_any_other(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
+) -> None:
+    train, test = digits
+    wrong = FeatureSet.from_arrays(test.dense(), (test.labels + 1) % 10, name="wrong")
+    run_sweep(Sweep(train, variants_of(["epochs=1"], []), wrong), tmp_path / "run", "")
+    assert results_of(tmp_path / "run")["features_accuracy"].iloc[0] < 0.1
+
+
+def test_features_at_fault_leave_the_folder_as_it_was(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
+) -> None:
+    train, _ = digits
+    constant = FeatureSet.from_arrays(np.ones((50, 64), np.float32), train.labels[:50])
+    with pytest.raises(InputError, match="all rows of the features are equal"):
+        run_sweep(Sweep(constant, variants_of(["epochs=1"], [])), tmp_path / "run", "")
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(InputError, match="--held-out: features are the very features that are trained on"):
+        run_sweep(Sweep(constant, variants_of(["epochs=1"], []), constant), tmp_path / "run", "")
+
+
+def test_what_does_not_fit_in_memory_can_be_looked_at(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
+) -> None:
+    lines = dry_run_lines(Sweep(digits[0], variants_of(["k=32"], ["latents=3000000000"])), tmp_path / "run")
+    assert lines[1].startswith("1 SAE on 900 features")
+
+
+def test_an_sae_that_diverged_leaves_the_others_their_report(
+    digits: tuple[FeatureSet, FeatureSet], tmp_path: Path
+) -> None:
+    FeatureSet.save(digits[0], tmp_path / "set")
+    asked = ("sae", tmp_path / "set", "--set", "k=4", "--set", "epochs=2", "--sweep", "lr=1e-3,1e38")
+    assert monosem(*asked, "--out", tmp_path / "run") == 0
+    table = results_of(tmp_path / "run")
+    assert table["fvu"].notna().tolist() == [True, False]
+    assert monosem(*asked[:-1], "lr=1e38", "--out", tmp_path / "alone") == 2
 
 
 def test_classes_that_the_training_features_lack_leave_no_probe(
@@ -248,7 +299,7 @@ def test_classes_that_the_training_features_lack_leave_no_probe(
     fewer = FeatureSet.from_arrays(train.dense()[known], train.labels[known], name="fewer")
     run_sweep(Sweep(fewer, variants_of(["epochs=1"], []), test), tmp_path / "run", "monosem sae")
     table = results_of(tmp_path / "run")
-    assert table["downstream"].isna().all()
+    assert table["accuracy"].isna().all()
     assert table["monosemanticity"].notna().all()
 
 
@@ -258,7 +309,7 @@ def test_classes_may_have_any_numbers(digits: tuple[FeatureSet, FeatureSet], tmp
     scores = []
     for name, labels in (("from-zero", train.labels), ("far-apart", train.labels * 10**8 + 7)):
         run_sweep(Sweep(FeatureSet.from_arrays(train.dense(), labels), variants), tmp_path / name, "")
-        scores.append(results_of(tmp_path / name)[["monosemanticity", "downstream"]].to_numpy().tolist())
+        scores.append(results_of(tmp_path / name)[["monosemanticity", "accuracy"]].to_numpy().tolist())
     assert scores[0] == scores[1]
 
 
