@@ -7,6 +7,7 @@ rebuilds. Beside it stands what the features themselves reach, and the SAE befor
 a random dictionary.
 """
 
+import math
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -173,9 +174,11 @@ def _readings(
         sae.to(world.device)
         quality = asdict(sae_quality(sae, measured, mean=start.mean))
         del quality["downstream"]  # read once for all, and as it is
+        has_numbers = math.isfinite(quality["fvu"])  # else it diverged
         of_codes, before, l0_before = None, None, None
         if classes is not None:
-            of_codes = _monosemanticity(sae.encode_sparse(judged), classes)
+            if has_numbers:
+                of_codes = _monosemanticity(sae.encode_sparse(judged), classes)
             untrained = SAE(sae.dim, member.settings)
             initialise(untrained, start, member.seed)
             codes = untrained.to(world.device).encode_sparse(judged)
@@ -187,7 +190,7 @@ def _readings(
             "k": sae.k,
             "activation": sae.settings.activation,
             **quality,
-            "accuracy": None if probe is None else probe(Reconstructions(sae, measured)),
+            "accuracy": probe(Reconstructions(sae, measured)) if probe is not None and has_numbers else None,
             "features_accuracy": accuracy,
             "monosemanticity": of_codes,
             "untrained_monosemanticity": before,

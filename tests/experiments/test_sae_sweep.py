@@ -287,7 +287,8 @@ def test_an_sae_that_diverged_leaves_the_others_their_report(
     asked = ("sae", tmp_path / "set", "--set", "k=4", "--set", "epochs=2", "--sweep", "lr=1e-3,1e38")
     assert monosem(*asked, "--out", tmp_path / "run") == 0
     table = results_of(tmp_path / "run")
-    assert table["fvu"].notna().tolist() == [True, False]
+    for column in ("fvu", "accuracy", "monosemanticity"):
+        assert table[column].notna().tolist() == [True, False]
     assert monosem(*asked[:-1], "lr=1e38", "--out", tmp_path / "alone") == 2
 
 
