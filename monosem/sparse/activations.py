@@ -26,9 +26,14 @@ _L1 = 0.02
 _DISTANCE_FROM_K = 1.0
 _THRESHOLD_MEMORY = 0.95
 _FALL_OF_DEAD = 0.9
+_OUTPUTS_AT_ONCE, _FEWEST_ROWS = 2**22, 64
+"""Of the encoder, when thresholds begin."""
 
 Total = Callable[[Tensor], Tensor]
 """Adds up what the processes that share a batch have found."""
+
+
+Encode = Callable[[slice, slice], Tensor]
 
 
 def alone(found: Tensor) -> Tensor:
@@ -80,9 +85,13 @@ class TopK:
         """From the loss's gradient at each held place to that of the encoder's output there."""
         return Back(d_codes * (held.values > 0), None, d_codes.new_zeros(()))
 
-    def first_threshold(self, pre: Tensor, k: int) -> Tensor:
-        """Where the threshold begins, 0-d or `[L]`: k of the encoder's first outputs exceed it on average."""
-        return batch_cut(pre, k)
+    def first_threshold(self, encode: Encode, n_rows: int, n_latents: int, k: int) -> Tensor:
+        """Where the threshold begins, 0-d or `[L]`: k of a row's first encoder outputs exceed it on average.
+
+        encode: the outputs `[rows, latents]` of some of `n_rows` rows and some latents.
+        """
+        rows = max(_FEWEST_ROWS, _OUTPUTS_AT_ONCE // n_latents)
+        return batch_cut(encode(slice(rows), slice(None)), k)
 
     def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
         """Learn in place, from a batch, what no gradient teaches."""
@@ -168,10 +177,13 @@ class JumpReLU(BatchTopK):
         share = self._coef * beyond**2 / processes  # these are added up
         return Back(d_codes * active, held.with_values(pushes).sums(), share)
 
-    def first_threshold(self, pre: Tensor, k: int) -> Tensor:
+    def first_threshold(self, encode: Encode, n_rows: int, n_latents: int, k: int) -> Tensor:
         """Every latent is active equally often: one that never is learns nothing."""
-        often = max(1, round(len(pre) * k / pre.shape[1]))
-        return kth_largest(pre.T.contiguous(), often)[:, 0]
+        often, at_once = max(1, round(n_rows * k / n_latents)), max(1, _OUTPUTS_AT_ONCE // n_rows)
+        latents = (slice(first, first + at_once) for first in range(0, n_latents, at_once))
+        return torch.cat(
+            [kth_largest(encode(slice(None), some).T.contiguous(), often)[:, 0] for some in latents]
+        )
 
     def follow(self, held: BatchCodes, threshold: Tensor | None) -> None:
         """Gradients teach all but `settle`."""

@@ -68,8 +68,13 @@ def initialise(sae: SAE, start: Start, seed: int) -> None:
     sae.decoder.data.copy_(torch.nn.functional.normalize(directions, dim=1))
     sae.encoder.data.copy_(sae.decoder.data)
     if sae.threshold is not None:
-        outputs = sae.pre_activations(start.sample.to(sae.b_pre.dtype))
-        sae.threshold.data.copy_(sae.activation.first_threshold(outputs, sae.k).clamp(min=0))
+        rows = start.sample.to(sae.b_pre.dtype) - sae.b_pre
+
+        def encode(some: slice, latents: slice) -> Tensor:
+            return torch.addmm(sae.encoder_bias[latents], rows[some], sae.encoder[latents].T)
+
+        begin = sae.activation.first_threshold(encode, len(rows), sae.n_latents, sae.k)
+        sae.threshold.data.copy_(begin.clamp(min=0))
 
 
 def geometric_median(features: Features, start: Tensor, scale: float) -> Tensor:

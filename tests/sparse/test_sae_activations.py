@@ -10,6 +10,7 @@ from torch import Tensor
 from monosem.core.errors import InputError, Paused
 from monosem.core.progress import SilentWatch
 from monosem.core.seeding import torch_stream
+from monosem.sparse import activations
 from monosem.sparse.batch_codes import DenseCodes, SparseCodes
 from monosem.sparse.evaluate import fvu, sae_quality
 from monosem.sparse.initialise import initialise, starting_point
@@ -180,16 +181,22 @@ def test_batch_topk_holds_the_largest_of_the_batch() -> None:
         assert torch.allclose(sae.threshold, before + 0.05 * (2 - before))
 
 
-def test_thresholds_begin_where_k_latents_are_active(train_features: Tensor, tiny: SAESettings) -> None:
-    """On average over all latents, or in each of them equally often."""
+@pytest.mark.parametrize("at_once", [2**22, 600 * 7])
+def test_thresholds_begin_where_k_latents_are_active(
+    train_features: Tensor, tiny: SAESettings, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On average over all latents, or in each of them equally often, by however many outputs at once."""
+    monkeypatch.setattr(activations, "_OUTPUTS_AT_ONCE", at_once)
     start = starting_point(train_features, tiny)
     for activation in ("batch_topk", "jump_relu"):
         sae = SAE(12, tiny.replace(activation=activation))
         initialise(sae, start, seed=0)
         active = (sae.pre_activations(start.sample) >= sae.threshold).double()
-        assert float(active.sum(dim=1).mean()) == pytest.approx(4, rel=0.01)
+        part = activation == "batch_topk" and at_once < 2**22
+        assert float(active.sum(dim=1).mean()) == pytest.approx(4, rel=0.1 if part else 0.01)
         of_each = active.mean(dim=0)
-        assert bool((of_each == 4 / 24).all()) == (activation == "jump_relu")
+        # The sample at the threshold itself may be rounded to either side.
+        assert bool(((of_each - 4 / 24).abs() < 1.5 / 600).all()) == (activation == "jump_relu")
 
 
 def test_thresholds_of_dead_latents_fall_and_none_below_zero() -> None:
