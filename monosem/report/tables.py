@@ -10,6 +10,8 @@ from typing import Any
 
 import pandas as pd
 
+from monosem.core.errors import InputError
+from monosem.core.run_folder import open_run
 from monosem.experiments.comparisons import MIN_ENCODERS, PRIMARY
 from monosem.experiments.results import BASELINE, METHODS, conditions, protocols
 from monosem.report.claims import Claim, claims, parts_listed, sentence
@@ -151,8 +153,11 @@ def side_by_side(run_a: Path, run_b: Path) -> str:
     """Verdicts of two finished runs beside each other, then the settings in which they differ.
 
     Raises:
-        InputError: one of them is no finished run.
+        InputError: one of them is no finished run, or one of another kind.
     """
+    for run in (run_a, run_b):
+        if (kind := open_run(run).get("recipe", {}).get("kind")) is not None:
+            raise InputError(f"{run}: a run about {kind} has no verdicts to compare; open its report.html")
     runs = [read_run(run) for run in (run_a, run_b)]
     keys = ["condition", "protocol", "features"]
     claims = [c[(c["endpoint"] == PRIMARY) & c["verdict"].notna()].set_index(keys) for _, _, c in runs]

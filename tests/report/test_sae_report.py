@@ -16,6 +16,7 @@ from monosem.report import kind_of, screen, write_reports
 from monosem.report.sae_figure import sae_frontier
 from monosem.report.sae_tables import frontier, notes, read_sweep, read_training
 from monosem.report.sae_training_figure import sae_training_figure
+from monosem.report.tables import side_by_side
 from monosem.report.wording import NO_VALUE
 
 SWEPT = ("k=16,32,64", "latents=1024,4096")
@@ -245,3 +246,11 @@ def test_a_single_epoch_has_no_curves(tmp_path: Path) -> None:
     (run / "training.csv").write_text("sae,seed\n")
     with pytest.raises(InputError, match=r"training\.csv: the columns epoch, loss are missing"):
         write_reports(run)
+
+
+def test_there_are_no_verdicts_to_compare(tmp_path: Path) -> None:
+    run = made(tmp_path)
+    with pytest.raises(
+        InputError, match=r"a run about sae has no verdicts to compare; open its report\.html"
+    ):
+        side_by_side(run, run)
