@@ -188,6 +188,7 @@ class Said(SilentWatch):
     form = ""
 
     def record(self, event: str, **values: object) -> None:
+        """Keep it."""
         self.form = str(values.get("form", self.form))
 
 
