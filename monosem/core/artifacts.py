@@ -27,17 +27,22 @@ _CHECKSUMS = "checksums.json"
 
 
 @contextmanager
-def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
+def atomic_folder(path: Path, *, sealed: bool = True, guarded: bool = True) -> Iterator[Path]:
     """Yield an empty folder that becomes `path`, sealed, when the block ends well, and vanishes otherwise.
 
     An existing `path` is replaced only at the end.
 
     Args:
         sealed: with `checksums.json`; False for layouts of others, who would change files and not the seal.
+        guarded: refuse what `check_replaceable` does; False where nobody but monosem has files, or where the
+            caller has looked.
 
     Raises:
+        InputError: `path` holds what may not be replaced.
         MonosemError: the disk is full or cannot be written.
     """
+    if guarded:
+        check_replaceable(path)
     draft, replaced = draft_names(path)
     try:
         with _explained(path):
@@ -47,6 +52,8 @@ def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
                 if sealed:
                     write_json_atomic(draft / _CHECKSUMS, _digests(draft))
                 flush(draft)
+                if guarded:  # once more: what is written may have taken hours
+                    check_replaceable(path)
                 if path.exists():
                     path.rename(replaced)
                 draft.rename(path)
@@ -77,6 +84,32 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, names: Collection[str] | None = None) -> None:
+    """Make sure that a folder written at `path` takes the place of nothing that somebody else put there.
+
+    Nothing may be there, an empty folder, or one of no other files than those in `names`: by default of those
+    that its own list of checksums names, damaged or not.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if not path.name:
+        raise InputError(f"{path}: cannot be replaced; give a folder of its own")
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: is a file; give a folder of its own")
+    if names is None:
+        if not (path / _CHECKSUMS).is_file() and any(path.iterdir()):
+            raise InputError(f"{path}: holds files that monosem did not write; give a folder of its own")
+        names = _listed(path)
+    for file in path.rglob("*"):
+        is_folder = file.is_dir() and not file.is_symlink()
+        name = file.relative_to(path).as_posix()
+        if not is_folder and file.name != _CHECKSUMS and name not in names:
+            raise InputError(f"{path}: holds {name}, which would be lost; give a folder of its own")
 
 
 def verify_folder(path: Path, unread: Collection[str] = ()) -> None:
@@ -196,6 +229,15 @@ def _explained(path: Path) -> Iterator[None]:
         if code in (errno.EACCES, errno.EPERM, errno.EROFS) and blamed.is_relative_to(path.parent):
             raise MonosemError(f"{path}: may not be written here; choose a folder of your own") from error
         raise
+
+
+def _listed(folder: Path) -> Collection[str]:
+    """The files that the checksums of a folder name; none where the list is missing or damaged."""
+    try:
+        recorded = read_json(folder / _CHECKSUMS)
+    except InputError:
+        return ()
+    return recorded if isinstance(recorded, dict) else ()
 
 
 def _digests(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:

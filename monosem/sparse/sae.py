@@ -152,7 +152,12 @@ class SAE(nn.Module):
         return self._sparse_codes(self._as_inputs(x)).active_counts()
 
     def save(self, path: Path | str) -> None:
-        """Write the SAE as a sealed folder: config.json and weights.safetensors."""
+        """Write the SAE as a sealed folder: config.json and weights.safetensors.
+
+        Raises:
+            InputError: the folder there holds other files than monosem wrote.
+            MonosemError: the disk is full or cannot be written.
+        """
         config = {
             "format": _FORMAT,
             "dim": self.dim,

@@ -69,6 +69,24 @@ def test_dense_sets_come_back_from_disk_bit_by_bit(tmp_path: Path, dtype: Any) -
     assert opened.fingerprint == made.fingerprint
 
 
+def test_places_are_told_by_strings_too_and_what_others_wrote_there_stays(tmp_path: Path) -> None:
+    made = FeatureSet.from_arrays(some_features(), LABELS)
+    place = str(tmp_path / "set")
+    made.save(place)
+    with FeatureSetWriter.to(place, DIM) as writer:  # an earlier set may be replaced
+        writer.append(some_features(1), LABELS, IDS)
+    np.testing.assert_array_equal(FeatureSet.open(place).dense(), some_features(1))
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"set: holds notes\.txt, which would be lost"):
+        made.save(place)
+    with (
+        pytest.raises(InputError, match="would be lost"),
+        FeatureSetWriter.to(place, DIM),
+    ):
+        raise AssertionError("hours of work would be lost")
+    assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
+
+
 def test_half_precision_on_disk_is_a_choice(tmp_path: Path) -> None:
     features = some_features()
     FeatureSet.from_arrays(features, LABELS).save(tmp_path / "half", dtype="float16")

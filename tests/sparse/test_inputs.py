@@ -116,6 +116,20 @@ def test_codes_written_block_by_block_are_those_in_memory(
     assert (written.name, written.dim) == (held.name, held.dim) == ("dense-sae", trained.n_latents)
 
 
+def test_codes_go_to_a_place_of_their_own_which_a_string_may_name(
+    trained: SAE, train_features: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = as_set(train_features)
+    written = encode_to(trained, features, str(tmp_path / "codes"), same_encoder=True)
+    held = encode_set(trained, features, same_encoder=True)
+    assert written.fingerprint == held.fingerprint
+    (tmp_path / "codes" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(inputs, "_fixed_width", lambda sae: 0)  # or the writer would look first
+    monkeypatch.setattr(inputs, "_encoded", lambda *given: pytest.fail("encoded before it looked"))
+    with pytest.raises(InputError, match=r"holds notes\.txt, which would be lost"):
+        encode_to(trained, features, str(tmp_path / "codes"), same_encoder=True)
+
+
 def test_rows_with_fewer_active_latents_than_k_are_filled_up(tmp_path: Path, tiny: SAESettings) -> None:
     sae = SAE(3, tiny.replace(n_latents=3, k=2))
     sae.encoder.copy_(torch.eye(3))

@@ -95,6 +95,17 @@ def test_a_damaged_sae_is_refused(trained: SAE, tmp_path: Path) -> None:
         SAE.load(tmp_path / "sae")
 
 
+def test_nothing_that_others_wrote_makes_room_for_an_sae(trained: SAE, tmp_path: Path) -> None:
+    (tmp_path / "mydata").mkdir()
+    (tmp_path / "mydata" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="mydata: holds files that monosem did not write"):
+        trained.save(str(tmp_path / "mydata"))
+    assert (tmp_path / "mydata" / "thesis.txt").read_text() == "years"
+    for _ in range(2):
+        trained.save(str(tmp_path / "sae"))
+    assert torch.equal(SAE.load(str(tmp_path / "sae")).decoder, trained.decoder)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [({"format": "other"}, "format 'other'"), ({"dim": 13}, "do not fit config.json")],
