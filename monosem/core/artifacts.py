@@ -24,6 +24,7 @@ from monosem.core.drafts import draft_names, flush, flush_name, new_draft
 from monosem.core.errors import InputError, MonosemError
 
 _CHECKSUMS = "checksums.json"
+_NOT_OF_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @contextmanager
@@ -195,8 +196,13 @@ def fingerprint_arrays(*arrays: np.ndarray | torch.Tensor) -> str:
     """SHA-256 over the type, shape and bytes of the arrays, in order."""
     digest = hashlib.sha256()
     for array in arrays:
-        values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        if isinstance(array, torch.Tensor) and array.dtype in _NOT_OF_NUMPY:
+            kind, shape = str(array.dtype), tuple(array.shape)
+            values = array.detach().cpu().flatten().view(torch.uint8).numpy()
+        else:
+            values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            kind, shape = values.dtype.str, values.shape
+        digest.update(f"{kind}{shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 

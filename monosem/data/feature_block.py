@@ -141,8 +141,11 @@ def sample_arrays(n: int, labels: Array, ids: Array | None) -> tuple[np.ndarray,
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """A numpy view of an array or a tensor on any device."""
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    """A numpy view of an array or a tensor on any device; a copy of bfloat16, which numpy does not know."""
+    if not isinstance(array, Tensor):
+        return np.asarray(array)
+    held = array.detach().cpu()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
 
 
 def _checked_values(values: np.ndarray, dtype: str | None, first_row: int) -> np.ndarray:

@@ -74,10 +74,12 @@ def features_shape(features: Features) -> tuple[int, int]:
     """Rows and columns `(N, D)`.
 
     Raises:
-        InputError: an array that is not two-dimensional, or without rows or columns.
+        InputError: an array that is not two-dimensional, or without rows or columns; something else than
+            features, such as a list.
     """
     if isinstance(features, BlockedFeatures):
         return len(features), features.dim
+    _refuse_other_kinds(features)
     shape = tuple(features.shape)
     if len(shape) != 2 or 0 in shape:
         raise InputError(f"features must be a non-empty table [N, D], got shape {shape}")
@@ -126,7 +128,12 @@ def entries_of(features: SparseRows) -> Entries:
 
 
 def as_floats(array: np.ndarray | Tensor) -> Tensor:
-    """A tensor over the same values, float64 as it is and every other type as float32."""
+    """A tensor over the same values, float64 as it is and every other type as float32.
+
+    Raises:
+        InputError: no array or tensor, a sparse tensor, or values that are no real numbers.
+    """
+    _refuse_other_kinds(array)
     if isinstance(array, Tensor):
         return array if array.dtype == torch.float64 else array.float()
     if array.dtype == np.float16:  # torch converts these ten times faster
@@ -134,6 +141,21 @@ def as_floats(array: np.ndarray | Tensor) -> Tensor:
     kind = np.float64 if array.dtype == np.float64 else np.float32
     # torch warns about arrays it must not write to, which is what a read-only memory map is.
     return torch.from_numpy(np.require(array, dtype=kind, requirements=["C", "W"]))
+
+
+def _refuse_other_kinds(features: object) -> None:
+    """Refuse what has no rows, and rows that are no real numbers."""
+    dtype = getattr(features, "dtype", None)
+    if dtype is None or not hasattr(features, "shape"):
+        raise InputError(
+            f"features are an array, a tensor or a feature set, got {type(features).__name__}; "
+            "numpy.asarray makes an array of a list"
+        )
+    if isinstance(features, Tensor) and features.layout != torch.strided:
+        raise InputError("features are a sparse tensor; make them dense with to_dense(), or use Codes")
+    is_real = not dtype.is_complex if isinstance(dtype, torch.dtype) else dtype.kind not in "cSUmM"
+    if not is_real:
+        raise InputError(f"features must be real numbers, got {dtype}")
 
 
 def check_labels(labels: Labels, n_rows: int, n_classes: int) -> np.ndarray:

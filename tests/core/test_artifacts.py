@@ -153,6 +153,14 @@ def test_fingerprints_see_values_shape_type_and_order():
     assert fingerprint_json({"a": 1}) != fingerprint_json({"a": 2})
 
 
+def test_tensors_of_types_that_numpy_does_not_know_have_fingerprints():
+    a = torch.arange(6.0).bfloat16()
+    others = [a + 1, a.reshape(2, 3), a.half(), a.view(torch.uint8), a[0], a.view(2, 3).T]
+    assert fingerprint_arrays(a) == fingerprint_arrays(torch.arange(12.0).bfloat16()[:6])
+    assert fingerprint_arrays(a.view(2, 3).T) == fingerprint_arrays(a.view(2, 3).T.contiguous())
+    assert len({fingerprint_arrays(a), *(fingerprint_arrays(other) for other in others)}) == 7
+
+
 def test_what_others_put_there_is_not_replaced(tmp_path):
     (tmp_path / "mine" / "part").mkdir(parents=True)
     (tmp_path / "mine" / "part" / "thesis.txt").write_text("years")

@@ -87,6 +87,11 @@ def test_places_are_told_by_strings_too_and_what_others_wrote_there_stays(tmp_pa
     assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
 
 
+def test_bfloat16_is_held_as_float32_without_loss() -> None:
+    rounded = torch.from_numpy(some_features()).bfloat16()
+    np.testing.assert_array_equal(FeatureSet.from_arrays(rounded, LABELS).dense(), rounded.float().numpy())
+
+
 def test_half_precision_on_disk_is_a_choice(tmp_path: Path) -> None:
     features = some_features()
     FeatureSet.from_arrays(features, LABELS).save(tmp_path / "half", dtype="float16")

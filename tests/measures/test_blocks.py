@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 
 from monosem.core.errors import InputError
 from monosem.data.feature_set import FeatureSet
-from monosem.measures.blocks import check_labels, features_shape, row_blocks
+from monosem.measures.blocks import as_floats, check_labels, features_shape, row_blocks
 
 VALUES = np.arange(21, dtype=np.float32).reshape(7, 3)
 
@@ -42,6 +43,23 @@ def test_float64_is_not_rounded() -> None:
 def test_what_is_no_table_is_refused(shape: tuple[int, ...], shown: str) -> None:
     with pytest.raises(InputError, match=shown):
         features_shape(np.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([[1.0, 2.0]], "an array, a tensor or a feature set, got list; numpy.asarray makes an array"),
+        (None, "got NoneType"),
+        (np.ones((2, 2), dtype=np.complex64), "must be real numbers, got complex64"),
+        (torch.ones(2, 2, dtype=torch.complex128), r"must be real numbers, got torch\.complex128"),
+        (np.array([["a", "b"]]), "must be real numbers, got <U1"),
+        (torch.eye(2).to_sparse(), "sparse tensor; make them dense"),
+    ],
+)
+def test_what_holds_no_numbers_is_refused(given: Any, message: str) -> None:
+    for read in (features_shape, as_floats, lambda some: next(row_blocks(some))):
+        with pytest.raises(InputError, match=message):
+            read(given)
 
 
 @pytest.mark.parametrize(

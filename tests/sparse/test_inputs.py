@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -54,6 +55,40 @@ def test_arrays_tensors_and_stored_sets_train_the_same_sae(
     )
     for decoder in others:
         assert torch.equal(decoder, first)
+
+
+def test_bfloat16_trains_and_encodes_as_the_float32_of_its_values(
+    train_features: Tensor, tiny: SAESettings
+) -> None:
+    rounded = train_features.bfloat16()
+    sae, same = (fit_sae(features, tiny.replace(epochs=1)) for features in (rounded, rounded.float()))
+    assert torch.equal(sae.decoder, same.decoder)
+    assert torch.equal(sae.encode(rounded), same.encode(rounded.float()))
+    assert sae.trained_on != same.trained_on
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.tolist(), "got list; numpy.asarray makes an array of a list"),
+        (lambda x: x.numpy().astype(np.complex64), "must be real numbers, got complex64"),
+        (lambda x: x.double() * 1e100, r"too large: .*e\+10\d, which float32 does not hold"),
+    ],
+)
+def test_features_that_are_none_are_refused_wherever_an_sae_takes_them(
+    trained: SAE, train_features: Tensor, tiny: SAESettings, change: Any, message: str
+) -> None:
+    given = change(train_features)
+    uses = (lambda some: fit_sae(some, tiny), trained.encode, trained.encode_sparse, trained.reconstruct)
+    for use in uses:
+        with pytest.raises(InputError, match=message):
+            use(given)
+
+
+def test_what_is_infinite_already_is_not_called_too_large(trained: SAE, train_features: Tensor) -> None:
+    some = train_features[:2].double()
+    some[0, 3] = torch.inf
+    torch.testing.assert_close(trained.encode(some)[1:], trained.encode(train_features[1:2]))
 
 
 def test_a_set_is_encoded_with_its_labels_and_ids(train_features: Tensor, tiny: SAESettings) -> None:
