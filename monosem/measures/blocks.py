@@ -162,7 +162,8 @@ def check_labels(labels: Labels, n_rows: int, n_classes: int) -> np.ndarray:
     """Labels as int64 `[N]`.
 
     Raises:
-        InputError: not one label per row, a label outside `[0, n_classes)`, or fewer than two classes.
+        InputError: not one label per row, a label outside `[0, n_classes)` or beyond int64, or fewer than two
+            classes.
     """
     array = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if n_classes < 2:
@@ -174,4 +175,20 @@ def check_labels(labels: Labels, n_rows: int, n_classes: int) -> np.ndarray:
     outside = np.flatnonzero((array < 0) | (array >= n_classes))
     if len(outside):
         raise InputError(f"label {array[outside[0]]} of row {outside[0]} lies outside 0..{n_classes - 1}")
-    return array.astype(np.int64)
+    return as_int64(array, "label")
+
+
+def as_int64(numbers: np.ndarray, name: str) -> np.ndarray:
+    """Integers `[N]` as int64.
+
+    Args:
+        name: what one of them is, in the message.
+
+    Raises:
+        InputError: one is larger than int64 holds, and would turn negative.
+    """
+    if numbers.dtype.str[1:] == "u8" and len(numbers):
+        row = int(numbers.argmax())
+        if numbers[row] > np.iinfo(np.int64).max:
+            raise InputError(f"{name} {numbers[row]} of row {row} does not fit int64; number them from 0 on")
+    return numbers.astype(np.int64)

@@ -249,6 +249,14 @@ def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
         ({"labels": LABELS[:-1]}, "23 rows of features need 23 integer labels"),
         ({"labels": LABELS + 0.5}, "integer labels, got float64"),
         ({"ids": IDS[:-1]}, "23 integer ids"),
+        (
+            {"labels": LABELS.astype(np.uint64) + np.uint64(2**63)},
+            "label 9223372036854775811 of row 3 does not",
+        ),
+        (
+            {"ids": IDS.astype(">u8") + np.uint64(2**63)},
+            "id 9223372036854776062 of row 22 does not fit int64",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

@@ -75,3 +75,11 @@ def test_what_holds_no_numbers_is_refused(given: Any, message: str) -> None:
 def test_labels_that_do_not_fit_are_refused(labels: list[int], n_classes: int, message: str) -> None:
     with pytest.raises(InputError, match=message):
         check_labels(np.array(labels), 3, n_classes)
+
+
+def test_labels_never_turn_negative() -> None:
+    largest = np.array([0, 2**63 - 1, 1], dtype=np.uint64)
+    assert check_labels(largest, 3, 2**64).tolist() == [0, 2**63 - 1, 1]
+    for labels in (largest + np.uint64(1), torch.from_numpy(largest + np.uint64(1))):
+        with pytest.raises(InputError, match="label 9223372036854775808 of row 1 does not fit int64"):
+            check_labels(labels, 3, 2**64)
