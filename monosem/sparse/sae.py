@@ -37,7 +37,8 @@ _OUTPUTS_AT_ONCE, _FEWEST_ROWS = 3 * 2**22, 64
 class SAE(nn.Module):
     """A sparse autoencoder over `dim` inputs; made by `monosem.sparse.train.fit_sae` or `load`.
 
-    Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for k above the latents.
+    Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for a k or a prefix above
+    the latents, and for `input_norm` "layer" on a single column.
 
     Attributes:
         encoder, encoder_bias: `[L, D]`, `[L]`.
@@ -62,6 +63,14 @@ class SAE(nn.Module):
         self.n_latents, self.k = settings.latents(dim)
         if self.k > self.n_latents:
             raise InputError(f"sae.k={self.k} is more than the {self.n_latents} latents; choose a smaller k")
+        if settings.prefixes and (longest := settings.prefixes[-1]) > self.n_latents:
+            raise InputError(
+                f"sae.prefixes: {longest} is more than the {self.n_latents} latents; choose smaller ones"
+            )
+        if settings.input_norm == "layer" and dim == 1:
+            raise InputError(
+                'sae.input_norm: a single column has no deviation to divide by; use "rms" or "none"'
+            )
         self.encoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)
         self.encoder_bias = nn.Parameter(torch.zeros(self.n_latents), requires_grad=False)
         self.decoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)
