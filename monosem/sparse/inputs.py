@@ -14,8 +14,7 @@ from monosem.core.progress import SILENT, Watch
 from monosem.data.codes import Codes
 from monosem.data.feature_set import FeatureSet
 from monosem.data.feature_writer import FeatureSetWriter
-from monosem.data.rows import Inputs as Inputs
-from monosem.data.rows import take_rows as take_rows
+from monosem.data.rows import Inputs
 from monosem.measures.blocks import BLOCK_ROWS, row_blocks
 from monosem.sparse.sae import SAE
 

@@ -11,8 +11,9 @@ from monosem.core.progress import SilentWatch
 from monosem.data import feature_writer
 from monosem.data.feature_block import Block
 from monosem.data.feature_set import FeatureSet
+from monosem.data.rows import take_rows
 from monosem.sparse import inputs
-from monosem.sparse.inputs import encode_set, encode_to, take_rows
+from monosem.sparse.inputs import encode_set, encode_to
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
