@@ -24,20 +24,26 @@ from monosem.core.drafts import draft_names, flush, flush_name, new_draft
 from monosem.core.errors import InputError, MonosemError
 
 _CHECKSUMS = "checksums.json"
+_NOT_OF_NUMPY = (torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2)
 
 
 @contextmanager
-def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
+def atomic_folder(path: Path, *, sealed: bool = True, guarded: bool = True) -> Iterator[Path]:
     """Yield an empty folder that becomes `path`, sealed, when the block ends well, and vanishes otherwise.
 
     An existing `path` is replaced only at the end.
 
     Args:
         sealed: with `checksums.json`; False for layouts of others, who would change files and not the seal.
+        guarded: refuse what `check_replaceable` does; False where nobody but monosem has files, or where the
+            caller has looked.
 
     Raises:
+        InputError: `path` holds what may not be replaced.
         MonosemError: the disk is full or cannot be written.
     """
+    if guarded:
+        check_replaceable(path)
     draft, replaced = draft_names(path)
     try:
         with _explained(path):
@@ -47,6 +53,8 @@ def atomic_folder(path: Path, *, sealed: bool = True) -> Iterator[Path]:
                 if sealed:
                     write_json_atomic(draft / _CHECKSUMS, _digests(draft))
                 flush(draft)
+                if guarded:  # once more: what is written may have taken hours
+                    check_replaceable(path)
                 if path.exists():
                     path.rename(replaced)
                 draft.rename(path)
@@ -77,6 +85,32 @@ def atomic_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+
+
+def check_replaceable(path: Path, names: Collection[str] | None = None) -> None:
+    """Make sure that a folder written at `path` takes the place of nothing that somebody else put there.
+
+    Nothing may be there, an empty folder, or one of no other files than those in `names`: by default of those
+    that its own list of checksums names, damaged or not.
+
+    Raises:
+        InputError: something else is there.
+    """
+    if not path.name:
+        raise InputError(f"{path}: cannot be replaced; give a folder of its own")
+    if not path.exists():
+        return
+    if not path.is_dir():
+        raise InputError(f"{path}: is a file; give a folder of its own")
+    if names is None:
+        if not (path / _CHECKSUMS).is_file() and any(path.iterdir()):
+            raise InputError(f"{path}: holds files that monosem did not write; give a folder of its own")
+        names = _listed(path)
+    for file in path.rglob("*"):
+        is_folder = file.is_dir() and not file.is_symlink()
+        name = file.relative_to(path).as_posix()
+        if not is_folder and file.name != _CHECKSUMS and name not in names:
+            raise InputError(f"{path}: holds {name}, which would be lost; give a folder of its own")
 
 
 def verify_folder(path: Path, unread: Collection[str] = ()) -> None:
@@ -162,8 +196,13 @@ def fingerprint_arrays(*arrays: np.ndarray | torch.Tensor) -> str:
     """SHA-256 over the type, shape and bytes of the arrays, in order."""
     digest = hashlib.sha256()
     for array in arrays:
-        values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
-        digest.update(f"{values.dtype.str}{values.shape}".encode())
+        if isinstance(array, torch.Tensor) and array.dtype in _NOT_OF_NUMPY:
+            kind, shape = str(array.dtype), tuple(array.shape)
+            values = array.detach().cpu().flatten().view(torch.uint8).numpy()
+        else:
+            values = array.detach().cpu().numpy() if isinstance(array, torch.Tensor) else np.asarray(array)
+            kind, shape = values.dtype.str, values.shape
+        digest.update(f"{kind}{shape}".encode())
         digest.update(np.ascontiguousarray(values).data)
     return digest.hexdigest()
 
@@ -196,6 +235,15 @@ def _explained(path: Path) -> Iterator[None]:
         if code in (errno.EACCES, errno.EPERM, errno.EROFS) and blamed.is_relative_to(path.parent):
             raise MonosemError(f"{path}: may not be written here; choose a folder of your own") from error
         raise
+
+
+def _listed(folder: Path) -> Collection[str]:
+    """The files that the checksums of a folder name; none where the list is missing or damaged."""
+    try:
+        recorded = read_json(folder / _CHECKSUMS)
+    except InputError:
+        return ()
+    return recorded if isinstance(recorded, dict) else ()
 
 
 def _digests(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -76,7 +76,7 @@ class Codes:
 
     def take(self, rows: Tensor) -> Self:
         """Some of the rows, by number, held sparse."""
-        return type(self)(self.indices[rows], self.values[rows], self.dim)
+        return self._unchecked(self.indices[rows], self.values[rows])
 
     @property
     def shape(self) -> torch.Size:
@@ -100,7 +100,13 @@ class Codes:
 
     def to(self, device: torch.device) -> Self:
         """The same on another device."""
-        return type(self)(self.indices.to(device), self.values.to(device), self.dim)
+        return self._unchecked(self.indices.to(device), self.values.to(device))
+
+    def _unchecked(self, indices: Tensor, values: Tensor) -> Self:
+        """Codes of these indices, which were looked at before: a look makes the host wait for a GPU."""
+        codes = object.__new__(type(self))
+        vars(codes).update(indices=indices, values=values, dim=self.dim)
+        return codes
 
 
 def _joined(parts: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

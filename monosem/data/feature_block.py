@@ -12,7 +12,7 @@ from torch import Tensor
 from monosem.core.artifacts import fingerprint_arrays, fingerprint_json
 from monosem.core.errors import InputError
 from monosem.data.codes import Codes
-from monosem.measures.blocks import as_floats
+from monosem.measures.blocks import as_floats, as_int64
 
 Array = np.ndarray | Tensor
 
@@ -129,20 +129,23 @@ def sample_arrays(n: int, labels: Array, ids: Array | None) -> tuple[np.ndarray,
     """Labels and ids of `n` samples, checked, as int64 [n]; ids are row numbers by default.
 
     Raises:
-        InputError: another length, or not integers.
+        InputError: another length, not integers, or one that int64 does not hold.
     """
     arrays = []
     for name, given in (("labels", labels), ("ids", np.arange(n) if ids is None else ids)):
         array = to_numpy(given)
         if array.shape != (n,) or not np.issubdtype(array.dtype, np.integer):
             raise InputError(f"{n} rows of features need {n} integer {name}, got {array.dtype} {array.shape}")
-        arrays.append(array.astype(np.int64))
+        arrays.append(as_int64(array, name.removesuffix("s")))
     return arrays[0], arrays[1]
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """A numpy view of an array or a tensor on any device."""
-    return array.detach().cpu().numpy() if isinstance(array, Tensor) else np.asarray(array)
+    """A numpy view of an array or a tensor on any device; a copy of bfloat16, which numpy does not know."""
+    if not isinstance(array, Tensor):
+        return np.asarray(array)
+    held = array.detach().cpu()
+    return (held.float() if held.dtype == torch.bfloat16 else held).numpy()
 
 
 def _checked_values(values: np.ndarray, dtype: str | None, first_row: int) -> np.ndarray:

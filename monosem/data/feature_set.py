@@ -66,7 +66,7 @@ class FeatureSet:
         return cls(name, dim, *sample_arrays(len(block), labels, ids), (block,))
 
     @classmethod
-    def open(cls, path: Path, *, verify: bool = True) -> Self:
+    def open(cls, path: Path | str, *, verify: bool = True) -> Self:
         """Open a folder that `save` or `FeatureSetWriter` made; features stay on disk until they are read.
 
         Args:
@@ -77,6 +77,7 @@ class FeatureSet:
         Raises:
             InputError: no feature set, one of another version, damaged, or changed meanwhile (file named).
         """
+        path = Path(path)
         if not path.is_dir():
             what = "a file; monosem.open_features reads .npy files" if path.exists() else "no such folder"
             raise InputError(f"{path}: {what}; a feature set is a folder that FeatureSet.save wrote")
@@ -101,11 +102,11 @@ class FeatureSet:
         opened.__dict__["fingerprint"] = index["fingerprint"]  # spares reading everything once more
         return opened
 
-    def save(self, path: Path, dtype: str | None = None) -> None:
+    def save(self, path: Path | str, dtype: str | None = None) -> None:
         """Write the set as a folder at `path`, complete or not at all; `dtype` float32 or float16 converts.
 
         Raises:
-            InputError: a value does not fit float16.
+            InputError: a value does not fit float16, or the folder holds files that others wrote.
             MonosemError: the disk is full.
         """
         with FeatureSetWriter.to(

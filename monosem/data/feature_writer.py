@@ -35,9 +35,13 @@ class FeatureSetWriter:
 
     @classmethod
     @contextmanager
-    def to(cls, path: Path, dim: int, name: str = "features", dtype: str = "float32") -> Iterator[Self]:
-        """A writer whose folder appears at `path` when the block ends well, and not at all otherwise."""
-        with atomic_folder(path) as draft:
+    def to(cls, path: Path | str, dim: int, name: str = "features", dtype: str = "float32") -> Iterator[Self]:
+        """A writer whose folder appears at `path` when the block ends well, and not at all otherwise.
+
+        Raises:
+            InputError: the folder there holds other files than monosem wrote.
+        """
+        with atomic_folder(Path(path)) as draft:
             writer = cls(draft, dim, name, dtype)
             yield writer
             writer._finish()

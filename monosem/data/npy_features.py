@@ -8,6 +8,7 @@ from monosem.core.errors import InputError
 from monosem.data.feature_block import FLOATS, FeatureDigest, dense_block, sample_arrays
 from monosem.data.feature_set import BLOCK_ROWS, FeatureSet
 from monosem.data.shard_file import Header, ShardFile, StoredBlock
+from monosem.measures.blocks import as_int64
 
 NO_LABEL = -1
 """The label of samples that have none."""
@@ -86,4 +87,7 @@ def _labels(path: Path, features: Path, n: int) -> np.ndarray:
     if found.min() < 0:
         row = int(found.argmin())
         raise InputError(f"{path}: label {found[row]} in row {row}; number the classes from 0 on")
-    return found
+    try:
+        return as_int64(found, "label")
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None

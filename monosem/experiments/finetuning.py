@@ -177,7 +177,7 @@ class Arm:
             if not (place / "finished").exists():
                 watch = Portion(self.pair.watch, done, len(part.rows), total)
                 found = self._finetune(encoder, part, place / "training", watch)
-                with atomic_folder(place / "finished") as draft:
+                with atomic_folder(place / "finished", guarded=False) as draft:
                     write_json_atomic(draft / "readings.json", self._readings(found, part))
                     right = found.predictions == self.pair.data.test.labels
                     save_tensors(draft / "right.safetensors", {"right": right})

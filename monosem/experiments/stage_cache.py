@@ -102,7 +102,7 @@ class StageCache:
             sweep_drafts(self.root)
             with (
                 _stopwatch(seconds_before) as elapsed,
-                atomic_folder(self.folder(stage)) as draft,
+                atomic_folder(self.folder(stage), guarded=False) as draft,
             ):
                 make(draft, scratch)
                 seconds = round(elapsed(), 3)

@@ -74,10 +74,12 @@ def features_shape(features: Features) -> tuple[int, int]:
     """Rows and columns `(N, D)`.
 
     Raises:
-        InputError: an array that is not two-dimensional, or without rows or columns.
+        InputError: an array that is not two-dimensional, or without rows or columns; something else than
+            features, such as a list.
     """
     if isinstance(features, BlockedFeatures):
         return len(features), features.dim
+    _refuse_other_kinds(features)
     shape = tuple(features.shape)
     if len(shape) != 2 or 0 in shape:
         raise InputError(f"features must be a non-empty table [N, D], got shape {shape}")
@@ -126,7 +128,12 @@ def entries_of(features: SparseRows) -> Entries:
 
 
 def as_floats(array: np.ndarray | Tensor) -> Tensor:
-    """A tensor over the same values, float64 as it is and every other type as float32."""
+    """A tensor over the same values, float64 as it is and every other type as float32.
+
+    Raises:
+        InputError: no array or tensor, a sparse tensor, or values that are no real numbers.
+    """
+    _refuse_other_kinds(array)
     if isinstance(array, Tensor):
         return array if array.dtype == torch.float64 else array.float()
     if array.dtype == np.float16:  # torch converts these ten times faster
@@ -136,11 +143,27 @@ def as_floats(array: np.ndarray | Tensor) -> Tensor:
     return torch.from_numpy(np.require(array, dtype=kind, requirements=["C", "W"]))
 
 
+def _refuse_other_kinds(features: object) -> None:
+    """Refuse what has no rows, and rows that are no real numbers."""
+    dtype = getattr(features, "dtype", None)
+    if dtype is None or not hasattr(features, "shape"):
+        raise InputError(
+            f"features are an array, a tensor or a feature set, got {type(features).__name__}; "
+            "numpy.asarray makes an array of a list"
+        )
+    if isinstance(features, Tensor) and features.layout != torch.strided:
+        raise InputError("features are a sparse tensor; make them dense with to_dense(), or use Codes")
+    is_real = not dtype.is_complex if isinstance(dtype, torch.dtype) else dtype.kind not in "cSUmM"
+    if not is_real:
+        raise InputError(f"features must be real numbers, got {dtype}")
+
+
 def check_labels(labels: Labels, n_rows: int, n_classes: int) -> np.ndarray:
     """Labels as int64 `[N]`.
 
     Raises:
-        InputError: not one label per row, a label outside `[0, n_classes)`, or fewer than two classes.
+        InputError: not one label per row, a label outside `[0, n_classes)` or beyond int64, or fewer than two
+            classes.
     """
     array = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if n_classes < 2:
@@ -152,4 +175,20 @@ def check_labels(labels: Labels, n_rows: int, n_classes: int) -> np.ndarray:
     outside = np.flatnonzero((array < 0) | (array >= n_classes))
     if len(outside):
         raise InputError(f"label {array[outside[0]]} of row {outside[0]} lies outside 0..{n_classes - 1}")
-    return array.astype(np.int64)
+    return as_int64(array, "label")
+
+
+def as_int64(numbers: np.ndarray, name: str) -> np.ndarray:
+    """Integers `[N]` as int64.
+
+    Args:
+        name: what one of them is, in the message.
+
+    Raises:
+        InputError: one is larger than int64 holds, and would turn negative.
+    """
+    if numbers.dtype.str[1:] == "u8" and len(numbers):
+        row = int(numbers.argmax())
+        if numbers[row] > np.iinfo(np.int64).max:
+            raise InputError(f"{name} {numbers[row]} of row {row} does not fit int64; number them from 0 on")
+    return numbers.astype(np.int64)

@@ -13,7 +13,7 @@ def mean_and_rms(features: Features) -> tuple[Tensor, float]:
     """Mean of each column `[D]` and root mean square of all entries after centring, in float64.
 
     Raises:
-        InputError: NaN or infinite features (row and column named).
+        InputError: NaN or infinite features (row and column named), or features beyond what float32 holds.
     """
     n_rows, n_dims = features_shape(features)
     mean = torch.zeros(n_dims, dtype=torch.float64)
@@ -24,7 +24,12 @@ def mean_and_rms(features: Features) -> tuple[Tensor, float]:
         mean += sums / n_rows
     # A second pass, because E[x^2] - mean^2 cancels when the mean is large beside the spread.
     squares = sum(float((block.cpu().double() - mean).square().sum()) for _, block in row_blocks(features))
-    return mean, (squares / (n_rows * n_dims)) ** 0.5
+    rms = (squares / (n_rows * n_dims)) ** 0.5
+    if (size := max(rms, float(mean.abs().max()))) > torch.finfo(torch.float32).max:
+        raise InputError(
+            f"features are too large: about {size:.0e}, which float32 does not hold; scale them down"
+        )
+    return mean, rms
 
 
 def covariance(features: Features) -> Tensor:

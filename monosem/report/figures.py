@@ -71,7 +71,7 @@ def save_figures(figures: Mapping[str, Figure], folder: Path) -> dict[str, str]:
     The same figures give the same bytes.
     """
     documents = {}
-    with atomic_folder(folder) as draft:
+    with atomic_folder(folder, guarded=False) as draft:
         for name, figure in figures.items():
             documents[name] = svg(figure)
             (draft / f"{name}.svg").write_text(documents[name], encoding="utf-8")

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 
 from monosem.core.errors import InputError
+from monosem.data.codes import Codes
 from monosem.data.rows import Inputs, spread_rows, take_rows
 from monosem.measures.blocks import Features, Labels, check_labels, features_shape, row_blocks
 from monosem.robust.ridge import RidgePath, RidgeSettings
@@ -13,7 +14,7 @@ _MOST_ROWS = 2**15
 
 
 def probe_accuracy(
-    features: Inputs, labels: Labels, test_labels: Labels, n_classes: int, seed: int = 0
+    features: Inputs | Codes, labels: Labels, test_labels: Labels, n_classes: int, seed: int = 0
 ) -> Callable[[Features], float]:
     """The accuracy of a probe on features `[M, D]` of samples with `test_labels` `[M]`.
 
@@ -29,14 +30,17 @@ def probe_accuracy(
     truth = torch.from_numpy(check_labels(test_labels, len(test_labels), n_classes))
     rows = spread_rows(len(given), _MOST_ROWS, length=1)
     settings = RidgeSettings(loo_rows=min(len(rows), 4096))
-    fits = RidgePath.fit(take_rows(features, rows)).solve(given[rows][None], n_classes, settings, seed)
+    some = (
+        features.take(rows.to(features.device)) if isinstance(features, Codes) else take_rows(features, rows)
+    )
+    fits = RidgePath.fit(some).solve(given[rows][None], n_classes, settings, seed)
     probe = fits.probes(fits.tuned())
 
     def score(of: Features) -> float:
         if (n := features_shape(of)[0]) != len(truth):
             raise InputError(f"a probe that is scored on {len(truth)} labels got features of {n} samples")
         return sum(
-            int((probe.predict(block)[0] == truth[span]).sum()) for span, block in row_blocks(of)
+            int((probe.predict(block)[0].cpu() == truth[span]).sum()) for span, block in row_blocks(of)
         ) / len(truth)
 
     return score

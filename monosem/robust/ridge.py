@@ -56,6 +56,7 @@ class RidgePath:
     """[N, r]: the centred training features along the axes; of codes, computed when they are read."""
 
     @classmethod
+    @torch.no_grad()
     def fit(cls, features: Rows) -> Self:
         """Decompose the training features [N, D]; costs one eigendecomposition of size min(N, D).
 
@@ -66,6 +67,7 @@ class RidgePath:
         held = isinstance(features, Tensor)
         return cls(axes, axes.project(features) if held else ScoredRows(axes, features))
 
+    @torch.no_grad()
     def solve(self, labels: Tensor, n_classes: int, settings: RidgeSettings, seed: int) -> "RidgeFits":
         """Fit all rows of labels [P, N] at all strengths and score each by leave-one-out.
 

@@ -20,6 +20,7 @@ from monosem.sparse.sae_settings import ActivationName, SAESettings
 from monosem.sparse.train import fit_sae
 from monosem.sparse.trainer import Trainer
 
+_OUTPUTS = ("dense", "sparse")
 _ROWS_TOGETHER = 32
 _MAX_SEED = 2**31 - 1
 
@@ -35,7 +36,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         batch_size: samples of a step of `fit`.
         lr: peak learning rate of Adam; None: 0.1 / sqrt(n_latents).
         output: "dense" arrays or "sparse" CSR matrices from `transform`.
-        settings: further settings of `monosem.SAESettings`, by name.
+        settings: further settings of `monosem.SAESettings`, by name; none of the parameters above.
         random_state: int, RandomState or None, as everywhere in scikit-learn.
 
     Attributes:
@@ -44,7 +45,8 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
         n_features_in_: number of features. n_constant_: how many of them never change.
         n_iter_: steps taken. n_dead_: latents that no sample of `fit` activates.
 
-    Constant columns are tolerated; data of equal rows are refused with a ValueError.
+    Constant columns are tolerated; data of equal rows are refused with a ValueError, as are parameters that
+    have no meaning.
     Source: Gao et al. 2024, section 2.
     """
 
@@ -73,11 +75,13 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
     def fit(self, X: ArrayLike, y: object = None) -> Self:
         """Train an SAE on samples `[N, D]`; y is not looked at."""
+        self._check_output()
+        settings = self._settings()
         rows = self._checked(X, reset=True)
-        self.sae_ = fit_sae(rows, self._settings(), seed=self._seed())
+        self.sae_ = fit_sae(rows, settings, seed=self._seed())
         self._trainer: Trainer | None = None
         self._variance = mean_and_rms(self.sae_.normalise(rows))[1] ** 2
-        self.n_iter_ = self.epochs * -(-len(rows) // self.batch_size)
+        self.n_iter_ = settings.epochs * -(-len(rows) // settings.batch_size)
         self.n_dead_ = self.sae_.n_dead
         self._note_constant(rows, fresh=True)
         return self
@@ -87,6 +91,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
 
         The first batch sets scale, centre and first weights. The learning rate stays at its peak.
         """
+        self._check_output()
         fresh = not hasattr(self, "sae_")
         rows = self._checked(X, reset=fresh)
         if fresh:
@@ -105,6 +110,7 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def transform(self, X: ArrayLike) -> NDArray[np.floating] | sp.csr_matrix:
         """Codes `[N, n_latents]` of samples `[N, D]`; a sample's do not depend on the others."""
         check_is_fitted(self, "sae_")
+        self._check_output()  # it may have been set since
         rows = self._checked(X, reset=False)
         # Products of few rows are summed in another order, by other routines.
         padded = F.pad(rows, (0, 0, 0, -len(rows) % _ROWS_TOGETHER))
@@ -146,11 +152,24 @@ class SparseAutoencoder(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseE
     def _settings(self) -> SAESettings:
         named: dict[str, Any] = {"n_latents": self.n_latents, "k": self.k, "activation": self.activation}
         named |= {"epochs": self.epochs, "batch_size": self.batch_size, "lr": self.lr}
-        return SAESettings(**named, **(self.settings or {}))
+        further = self.settings or {}
+        if twice := sorted(named.keys() & further.keys()):
+            raise ValueError(f"{', '.join(twice)}: give it as a parameter of its own, not in `settings`")
+        # Grids of parameters are often numpy's arrays, and settings take Python's own types alone.
+        given = (named | further).items()
+        return SAESettings(
+            **{name: value.item() if isinstance(value, np.generic) else value for name, value in given}
+        )
+
+    def _check_output(self) -> None:
+        if self.output not in _OUTPUTS:
+            raise ValueError(f"output must be one of {', '.join(_OUTPUTS)}, got {self.output!r}")
 
     def _seed(self) -> int:
         state = self.random_state
-        return state if isinstance(state, int) else int(check_random_state(state).randint(_MAX_SEED))
+        if isinstance(state, int | np.integer):
+            return int(state)
+        return int(check_random_state(state).randint(_MAX_SEED))
 
     def _note_constant(self, rows: Tensor, *, fresh: bool) -> None:
         """Count the columns that have been the same in all rows so far."""

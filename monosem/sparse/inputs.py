@@ -8,14 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from monosem.core.artifacts import fingerprint_arrays
+from monosem.core.artifacts import check_replaceable, fingerprint_arrays
 from monosem.core.errors import InputError
 from monosem.core.progress import SILENT, Watch
 from monosem.data.codes import Codes
 from monosem.data.feature_set import FeatureSet
 from monosem.data.feature_writer import FeatureSetWriter
-from monosem.data.rows import Inputs as Inputs
-from monosem.data.rows import take_rows as take_rows
+from monosem.data.rows import Inputs
 from monosem.measures.blocks import BLOCK_ROWS, row_blocks
 from monosem.sparse.sae import SAE
 
@@ -50,7 +49,7 @@ def encode_set(sae: SAE, features: FeatureSet, *, same_encoder: bool = False) ->
 def encode_to(
     sae: SAE,
     features: FeatureSet,
-    path: Path,
+    path: Path | str,
     *,
     same_encoder: bool = False,
     dtype: Literal["float16", "float32"] = "float32",
@@ -68,9 +67,11 @@ def encode_to(
         dtype: type of the values on disk.
 
     Raises:
-        InputError: as for `encode_set`; files that are missing or were changed; a code too large for float16.
+        InputError: as for `encode_set`; files that are missing or were changed; a code too large for float16;
+            a folder there that holds other files than monosem wrote.
         MonosemError: the disk is full.
     """
+    check_replaceable(Path(path))
     _check_encoder(sae, features, same_encoder)
     n_rows = len(features)
     k = _fixed_width(sae)

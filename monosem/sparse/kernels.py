@@ -62,7 +62,7 @@ def weighted_rows(
 
     table `[M, D]`; index and weights `[E]`; offsets `[n + 1]`, from 0 to E; the result is `[n, D]`, and may
     be written into `out`: memory that is new to the process costs more than the sums of a few rows. With a
-    `beta` the sums are added to beta times what `out` holds, there.
+    `beta` the sums are added to beta times what `out` holds, there; without `out` there is nothing to add to.
     """
     sums = F.embedding_bag(
         index, table, offsets, mode="sum", per_sample_weights=weights, include_last_offset=True

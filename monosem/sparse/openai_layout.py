@@ -19,7 +19,7 @@ from monosem.sparse.sae import SAE
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 
 
-def save_openai(sae: SAE, path: Path) -> None:
+def save_openai(sae: SAE, path: Path | str) -> None:
     """Write an SAE that `Autoencoder.from_state_dict(torch.load(path))` of sparse_autoencoder reads.
 
     It gives the same codes there. Statistics of its latents are written as of one that has seen no samples.
@@ -29,6 +29,7 @@ def save_openai(sae: SAE, path: Path) -> None:
             thresholds), or `path` is a folder.
         MonosemError: the disk is full or cannot be written.
     """
+    path = Path(path)
     activation, norm = sae.settings.activation, sae.settings.input_norm
     if activation not in ("topk", "relu"):
         raise InputError(
@@ -58,7 +59,7 @@ def save_openai(sae: SAE, path: Path) -> None:
         torch.save(state, stream)
 
 
-def load_openai(path: Path) -> SAE:
+def load_openai(path: Path | str) -> SAE:
     """Read an OpenAI checkpoint onto the CPU as float32; nothing in it is executed.
 
     Codes are those that `Autoencoder.from_state_dict` gives. The rows of its decoder may have any length.
@@ -67,6 +68,7 @@ def load_openai(path: Path) -> SAE:
         InputError: no such file, damaged, or one that would execute something; a tensor that is missing,
             unknown or does not fit, an activation that has no counterpart here, or k above the latents.
     """
+    path = Path(path)
     try:
         state = read_torch_file(path)
     except OSError as error:

@@ -22,6 +22,28 @@ void check(const Tensor& tensor, at::ScalarType type, const char* name) {
               name, " must be contiguous, on the CPU, of type ", type);
 }
 
+// Reading out of bounds harms the process or, worse, goes unnoticed: one pass over the places costs little beside
+// the rows that are read there.
+void check_within(const Tensor& places, int64_t rows, const char* name) {
+  const int64_t* place = places.const_data_ptr<int64_t>();
+  const int64_t entries = places.numel();
+  const uint64_t last = uint64_t(rows) - 1;
+  uint64_t signs = 0;  // of each place, and of what is left from it to the last
+#pragma omp simd reduction(| : signs)
+  for (int64_t entry = 0; entry < entries; ++entry) signs |= uint64_t(place[entry]) | (last - uint64_t(place[entry]));
+  TORCH_CHECK(entries == 0 || int64_t(signs) >= 0, name, " must lie in 0..", rows - 1);
+}
+
+void check_offsets(const Tensor& offsets, int64_t entries) {
+  const int64_t* start = offsets.const_data_ptr<int64_t>();
+  const int64_t bags = offsets.numel() - 1;
+  TORCH_CHECK(bags >= 0 && start[0] == 0 && start[bags] == entries, "offsets must go from 0 to ", entries);
+  int64_t falls = 0;
+#pragma omp simd reduction(+ : falls)
+  for (int64_t bag = 0; bag < bags; ++bag) falls += start[bag] > start[bag + 1];
+  TORCH_CHECK(falls == 0, "offsets must not fall");
+}
+
 // The k largest of one row of `width` values. Groups of columns (i, i + groups, ...) have a maximum each; the
 // k-th largest of these is a bound below which none of the k largest values can lie.
 struct RowTopK {
@@ -80,6 +102,7 @@ struct RowTopK {
 
 std::tuple<Tensor, Tensor> topk(const Tensor& pre, int64_t k) {
   check(pre, at::kFloat, "values");
+  TORCH_CHECK(pre.dim() == 2, "values must be a matrix");
   const int64_t rows = pre.size(0), width = pre.size(1);
   TORCH_CHECK(0 < k && k <= width, "k must lie in 1..width");
   Tensor values = at::empty({rows, k}, pre.options());
@@ -132,8 +155,14 @@ void weighted_rows(const Tensor& table, const Tensor& index, const Tensor& offse
   check(offsets, at::kLong, "offsets");
   check(weights, at::kFloat, "weights");
   check(out, at::kFloat, "out");
+  TORCH_CHECK(table.dim() == 2 && index.dim() == 1 && offsets.dim() == 1 && weights.dim() == 1 && out.dim() == 2,
+              "table and out must be matrices, index, offsets and weights vectors");
+  TORCH_CHECK(weights.size(0) == index.size(0), "weights and index must have one length");
+  check_offsets(offsets, index.size(0));
+  check_within(index, table.size(0), "index");
   const int64_t dim = table.size(1), bags = offsets.size(0) - 1;
   TORCH_CHECK(out.size(0) == bags && out.size(1) == dim, "out must have a row for each bag");
+  if (dim == 0) return;
   const float* from = table.const_data_ptr<float>();
   const float* by = weights.const_data_ptr<float>();
   const int64_t *places = index.const_data_ptr<int64_t>(), *starts = offsets.const_data_ptr<int64_t>();
@@ -165,6 +194,12 @@ Tensor row_dots(const Tensor& left, const Tensor& rows, const Tensor& right, con
   check(right, at::kFloat, "right");
   check(rows, at::kLong, "rows");
   check(columns, at::kLong, "columns");
+  TORCH_CHECK(left.dim() == 2 && right.dim() == 2 && rows.dim() == 1 && columns.dim() == 1,
+              "left and right must be matrices, rows and columns vectors");
+  TORCH_CHECK(left.size(1) == right.size(1), "left and right must have one width");
+  TORCH_CHECK(rows.size(0) == columns.size(0), "rows and columns must have one length");
+  check_within(rows, left.size(0), "rows");
+  check_within(columns, right.size(0), "columns");
   const int64_t dim = left.size(1), entries = rows.size(0);
   Tensor dots = at::empty({entries}, left.options());
   const float *of_left = left.const_data_ptr<float>(), *of_right = right.const_data_ptr<float>();

@@ -133,17 +133,21 @@ def weighted_rows(
     out: Tensor | None = None,
     beta: float = 0.0,
 ) -> Tensor:
-    """As `kernels.weighted_rows`."""
-    if not _fits(table):
+    """As `kernels.weighted_rows`.
+
+    Raises:
+        RuntimeError: lengths, offsets or an index that do not fit: nothing is read that is not there.
+    """
+    if not _fits(table) or (out is not None and not _fits(out)):
         return kernels.weighted_rows(table, index, offsets, weights, out, beta)
     if out is None:
-        out = table.new_empty(len(offsets) - 1, table.shape[1])
+        out, beta = table.new_empty(len(offsets) - 1, table.shape[1]), 0.0
     compiled().weighted_rows(table, index, offsets, weights.contiguous(), out, beta)
     return out
 
 
 def row_dots(left: Tensor, rows: Tensor, right: Tensor, columns: Tensor) -> Tensor:
-    """As `kernels.row_dots`."""
+    """As `kernels.row_dots`; raises as `weighted_rows`."""
     if not (_fits(left) and _fits(right)):
         return kernels.row_dots(left, rows, right, columns)
     found: Tensor = compiled().row_dots(left, rows, right, columns)

@@ -23,7 +23,7 @@ from monosem.core.artifacts import (
 from monosem.core.errors import InputError
 from monosem.core.settings import parse
 from monosem.data.codes import Codes
-from monosem.measures.blocks import BLOCK_ROWS, Features, as_floats, row_blocks
+from monosem.measures.blocks import BLOCK_ROWS, Features, as_floats, features_shape, row_blocks
 from monosem.sparse.activations import activation
 from monosem.sparse.batch_codes import DenseCodes, SparseCodes
 from monosem.sparse.sae_settings import SAESettings
@@ -37,7 +37,8 @@ _OUTPUTS_AT_ONCE, _FEWEST_ROWS = 3 * 2**22, 64
 class SAE(nn.Module):
     """A sparse autoencoder over `dim` inputs; made by `monosem.sparse.train.fit_sae` or `load`.
 
-    Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for k above the latents.
+    Frozen: no parameter asks for a gradient unless it is told to. Raises InputError for a k or a prefix above
+    the latents, and for `input_norm` "layer" on a single column.
 
     Attributes:
         encoder, encoder_bias: `[L, D]`, `[L]`.
@@ -62,6 +63,14 @@ class SAE(nn.Module):
         self.n_latents, self.k = settings.latents(dim)
         if self.k > self.n_latents:
             raise InputError(f"sae.k={self.k} is more than the {self.n_latents} latents; choose a smaller k")
+        if settings.prefixes and (longest := settings.prefixes[-1]) > self.n_latents:
+            raise InputError(
+                f"sae.prefixes: {longest} is more than the {self.n_latents} latents; choose smaller ones"
+            )
+        if settings.input_norm == "layer" and dim == 1:
+            raise InputError(
+                'sae.input_norm: a single column has no deviation to divide by; use "rms" or "none"'
+            )
         self.encoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)
         self.encoder_bias = nn.Parameter(torch.zeros(self.n_latents), requires_grad=False)
         self.decoder = nn.Parameter(torch.zeros(self.n_latents, dim), requires_grad=False)
@@ -96,7 +105,8 @@ class SAE(nn.Module):
         """Inputs `[N, D]` -> codes `[N, L]`, non-negative; with topk at most k non-zeros a row.
 
         Raises:
-            InputError: another number of columns than the SAE was made for.
+            InputError: another number of columns than the SAE was made for, or no table of real numbers that
+                fit the type of its weights.
         """
         pre = self.pre_activations(self.normalise(self._as_inputs(x)))
         return self.activation.codes(DenseCodes, pre, self.k, self.threshold).values
@@ -105,11 +115,13 @@ class SAE(nn.Module):
         """Inputs `[N, D]` -> codes `[N, L]` held sparse, largest first; never all of them dense.
 
         Raises:
-            InputError: another number of columns than the SAE was made for.
+            InputError: another number of columns than the SAE was made for, or no table of real numbers that
+                fit the type of its weights.
         """
+        n_rows, _ = features_shape(x)
         rows = min(BLOCK_ROWS, max(_FEWEST_ROWS, _OUTPUTS_AT_ONCE // self.n_latents))
         room = torch.empty(
-            min(rows, len(x)), self.n_latents, dtype=self.b_pre.dtype, device=self.b_pre.device
+            min(rows, n_rows), self.n_latents, dtype=self.b_pre.dtype, device=self.b_pre.device
         )
         blocks = (self._sparse_codes(self._as_inputs(block), room) for _, block in row_blocks(x, rows))
         return Codes.joined((codes.padded() for codes in blocks), self.n_latents)
@@ -138,7 +150,8 @@ class SAE(nn.Module):
         """Inputs `[N, D]` -> their reconstructions `[N, D]` and the codes, which are never dense.
 
         Raises:
-            InputError: another number of columns than the SAE was made for.
+            InputError: another number of columns than the SAE was made for, or no table of real numbers that
+                fit the type of its weights.
         """
         inputs = self._as_inputs(x)
         shift, scale = self._moments(inputs)
@@ -152,7 +165,12 @@ class SAE(nn.Module):
         return self._sparse_codes(self._as_inputs(x)).active_counts()
 
     def save(self, path: Path | str) -> None:
-        """Write the SAE as a sealed folder: config.json and weights.safetensors."""
+        """Write the SAE as a sealed folder: config.json and weights.safetensors.
+
+        Raises:
+            InputError: the folder there holds other files than monosem wrote.
+            MonosemError: the disk is full or cannot be written.
+        """
         config = {
             "format": _FORMAT,
             "dim": self.dim,
@@ -195,7 +213,12 @@ class SAE(nn.Module):
         inputs = as_floats(x)
         if inputs.ndim != 2 or inputs.shape[1] != self.dim:
             raise InputError(f"this SAE takes features [N, {self.dim}], got shape {tuple(inputs.shape)}")
-        return inputs.to(self.b_pre.device, self.b_pre.dtype)
+        inputs = inputs.to(self.b_pre.device)
+        converted = inputs.to(self.b_pre.dtype)
+        if inputs.dtype == torch.float64 and (converted.isinf() & inputs.isfinite()).any():
+            size, kind = float(inputs.abs().max()), str(converted.dtype).removeprefix("torch.")
+            raise InputError(f"features are too large: up to {size:.0e}, which {kind} does not hold")
+        return converted
 
     def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What to subtract from and divide by: scalars, or `[N, 1]` each where every sample has its own."""

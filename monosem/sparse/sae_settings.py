@@ -60,6 +60,10 @@ class SAESettings(Settings):
         rising = sorted(set(self.prefixes))
         if list(self.prefixes) != rising:
             raise ValueError(f"`prefixes` must rise: {rising}")
+        if self.k_start is not None and not self.k_warmup:
+            raise ValueError(
+                "`k_start` needs a `k_warmup` above 0: without steps on the way there is no start"
+            )
         return self
 
     def latents(self, dim: int) -> tuple[int, int]:
@@ -77,7 +81,7 @@ class SAESettings(Settings):
 
     def k_at(self, step: int, total: int, k: int) -> int:
         """Latents active in step number `step` of `total`, on the way to `k`."""
-        if self.k_start is None or not self.k_warmup:
+        if self.k_start is None:
             return k
         part = min(1.0, step / (self.k_warmup * total))
         return round(self.k_start + (k - self.k_start) * part)

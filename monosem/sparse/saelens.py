@@ -12,7 +12,14 @@ import torch
 from torch import Tensor
 
 from monosem import __version__
-from monosem.core.artifacts import atomic_folder, load_tensors, read_json, save_tensors, write_json_atomic
+from monosem.core.artifacts import (
+    atomic_folder,
+    check_replaceable,
+    load_tensors,
+    read_json,
+    save_tensors,
+    write_json_atomic,
+)
 from monosem.core.errors import InputError
 from monosem.sparse.interop import (
     Weights,
@@ -47,7 +54,7 @@ _WHY_NOT = {
 }
 
 
-def save_saelens(sae: SAE, folder: Path, *, metadata: Mapping[str, Any] | None = None) -> None:
+def save_saelens(sae: SAE, folder: Path | str, *, metadata: Mapping[str, Any] | None = None) -> None:
     """Write an SAE that SAELens loads with `SAE.load_from_disk(folder)`.
 
     It gives the same codes there on the same inputs: the input scale is folded into the weights. BatchTopK is
@@ -60,8 +67,8 @@ def save_saelens(sae: SAE, folder: Path, *, metadata: Mapping[str, Any] | None =
         InputError: `folder` holds other files than an SAE of SAELens, or metadata that JSON does not hold.
         MonosemError: the disk is full or cannot be written.
     """
-    if folder.exists() and (not folder.is_dir() or any(file.name not in _FILES for file in folder.iterdir())):
-        raise InputError(f"{folder}: holds other files than an SAE of SAELens; give a folder of its own")
+    folder = Path(folder)
+    check_replaceable(folder, _FILES)
     activation = sae.settings.activation
     is_topk = activation == "topk"
     config = {
@@ -99,12 +106,12 @@ def save_saelens(sae: SAE, folder: Path, *, metadata: Mapping[str, Any] | None =
     }
     if weights.threshold is not None:
         tensors["threshold"] = weights.threshold
-    with atomic_folder(folder, sealed=False) as draft:
+    with atomic_folder(folder, sealed=False, guarded=False) as draft:
         write_json_atomic(draft / _CONFIG, config)
         save_tensors(draft / _WEIGHTS, tensors)
 
 
-def load_saelens(folder: Path, *, fold_decoder_norm: bool = False) -> SAE:
+def load_saelens(folder: Path | str, *, fold_decoder_norm: bool = False) -> SAE:
     """Read an SAE that SAELens wrote, of version 6 or before, onto the CPU as float32.
 
     Codes are those that SAELens gives. The rows of its decoder may then have any length, which is right for
@@ -119,6 +126,7 @@ def load_saelens(folder: Path, *, fold_decoder_norm: bool = False) -> SAE:
             is missing, unknown or does not fit, k above the latents, or `fold_decoder_norm` where it would
             change which latents are the k largest.
     """
+    folder = Path(folder)
     source = folder / _CONFIG
     config = _current(read_json(source), source)
     layer_norm = _is_layer_norm(config["normalize_activations"], source)

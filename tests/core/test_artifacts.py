@@ -153,6 +153,75 @@ def test_fingerprints_see_values_shape_type_and_order():
     assert fingerprint_json({"a": 1}) != fingerprint_json({"a": 2})
 
 
+def test_tensors_of_types_that_numpy_does_not_know_have_fingerprints():
+    a = torch.arange(6.0).bfloat16()
+    others = [a + 1, a.reshape(2, 3), a.half(), a.view(torch.uint8), a[0], a.view(2, 3).T]
+    assert fingerprint_arrays(a) == fingerprint_arrays(torch.arange(12.0).bfloat16()[:6])
+    assert fingerprint_arrays(a.view(2, 3).T) == fingerprint_arrays(a.view(2, 3).T.contiguous())
+    assert len({fingerprint_arrays(a), *(fingerprint_arrays(other) for other in others)}) == 7
+
+
+def test_what_others_put_there_is_not_replaced(tmp_path):
+    (tmp_path / "mine" / "part").mkdir(parents=True)
+    (tmp_path / "mine" / "part" / "thesis.txt").write_text("years")
+    _write(tmp_path / "ours")
+    (tmp_path / "ours" / "part" / "notes.txt").write_text("mine")
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / "there").symlink_to(tmp_path / "mine", target_is_directory=True)
+    (tmp_path / "unlisted").mkdir()
+    (tmp_path / "unlisted" / "checksums.json").write_text("[]")
+    (tmp_path / "unlisted" / "b.txt").write_text("b")
+    (tmp_path / "file").write_text("a file")
+    before = {path: path.is_dir() or path.read_text() for path in tmp_path.rglob("*")}
+    for name, message in {
+        "mine": "mine: holds files that monosem did not write; give a folder of its own",
+        "ours": r"ours: holds part/notes\.txt, which would be lost",
+        "linked": "linked: holds files that monosem did not write",
+        "unlisted": r"unlisted: holds b\.txt",
+        "file": "file: is a file",
+    }.items():
+        with pytest.raises(InputError, match=message), atomic_folder(tmp_path / name):
+            raise AssertionError("no work before it is known that there is a place for it")
+    with pytest.raises(InputError, match="cannot be replaced"), atomic_folder(Path()):
+        raise AssertionError
+    assert {path: path.is_dir() or path.read_text() for path in tmp_path.rglob("*")} == before
+
+
+def test_what_appears_while_a_folder_is_written_is_not_replaced_either(tmp_path):
+    def write_slowly():
+        with atomic_folder(tmp_path / "artifact"):
+            (tmp_path / "artifact").mkdir()
+            (tmp_path / "artifact" / "thesis.txt").write_text("years")
+
+    with pytest.raises(InputError, match="did not write"):
+        write_slowly()
+    assert [path.name for path in tmp_path.rglob("*")] == ["artifact", "thesis.txt"]
+
+
+@pytest.mark.parametrize("damage", ["none", "changed", "missing"])
+def test_what_monosem_wrote_is_replaced_even_when_damaged(tmp_path, damage):
+    path = tmp_path / "artifact"
+    path.mkdir()  # nothing is in it
+    _write(path)
+    if damage == "changed":
+        (path / "part" / "a.txt").write_text("damaged")
+    if damage == "missing":
+        (path / "part" / "a.txt").unlink()
+    _write(path, "new")
+    verify_folder(path)
+    assert (path / "part" / "a.txt").read_text() == "new"
+
+
+def test_a_place_that_is_monosems_own_is_replaced_whatever_it_holds(tmp_path):
+    path = tmp_path / "artifact"
+    _write(path)
+    (path / "extra").write_text("?")
+    (path / "checksums.json").write_text("")
+    with atomic_folder(path, guarded=False) as draft:
+        (draft / "a.txt").write_text("new")
+    verify_folder(path)
+
+
 def test_a_folder_in_the_layout_of_others_carries_no_seal(tmp_path):
     with atomic_folder(tmp_path / "theirs", sealed=False) as draft:
         (draft / "a.txt").write_text("a")

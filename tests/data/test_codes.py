@@ -1,7 +1,10 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from monosem.core.errors import InputError
 from monosem.data.codes import Codes
@@ -57,6 +60,30 @@ def test_dense_blocks_are_held_without_loss_however_full_their_rows() -> None:
     assert torch.equal(codes[:], signed)
     assert (codes.values.abs().diff(dim=1) <= 0).all()
     assert Codes.from_blocks([torch.zeros(2, 5)])[:].tolist() == np.zeros((2, 5)).tolist()
+
+
+class Scalars(TorchDispatchMode):
+    """How many numbers were handed to the host: each makes it wait for a GPU."""
+
+    read = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.read += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_rows_are_taken_and_moved_without_a_look_at_them() -> None:
+    codes, dense = some_codes()
+    rows = torch.tensor([9, 0, 5, 5, 3])
+    with Scalars() as scalars:
+        taken, moved = codes.take(rows), codes.to(torch.device("cpu"))
+        assert scalars.read == 0
+        Codes(codes.indices, codes.values, codes.dim)
+        assert scalars.read > 0
+    assert torch.equal(taken[:], dense[rows])
+    assert torch.equal(moved[:], dense)
+    assert type(taken) is type(moved) is Codes
+    assert taken.dim == moved.dim == 7
 
 
 @pytest.mark.parametrize(

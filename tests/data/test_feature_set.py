@@ -69,6 +69,29 @@ def test_dense_sets_come_back_from_disk_bit_by_bit(tmp_path: Path, dtype: Any) -
     assert opened.fingerprint == made.fingerprint
 
 
+def test_places_are_told_by_strings_too_and_what_others_wrote_there_stays(tmp_path: Path) -> None:
+    made = FeatureSet.from_arrays(some_features(), LABELS)
+    place = str(tmp_path / "set")
+    made.save(place)
+    with FeatureSetWriter.to(place, DIM) as writer:  # an earlier set may be replaced
+        writer.append(some_features(1), LABELS, IDS)
+    np.testing.assert_array_equal(FeatureSet.open(place).dense(), some_features(1))
+    (tmp_path / "set" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"set: holds notes\.txt, which would be lost"):
+        made.save(place)
+    with (
+        pytest.raises(InputError, match="would be lost"),
+        FeatureSetWriter.to(place, DIM),
+    ):
+        raise AssertionError("hours of work would be lost")
+    assert (tmp_path / "set" / "notes.txt").read_text() == "mine"
+
+
+def test_bfloat16_is_held_as_float32_without_loss() -> None:
+    rounded = torch.from_numpy(some_features()).bfloat16()
+    np.testing.assert_array_equal(FeatureSet.from_arrays(rounded, LABELS).dense(), rounded.float().numpy())
+
+
 def test_half_precision_on_disk_is_a_choice(tmp_path: Path) -> None:
     features = some_features()
     FeatureSet.from_arrays(features, LABELS).save(tmp_path / "half", dtype="float16")
@@ -226,6 +249,14 @@ def test_values_beyond_half_precision_are_refused(tmp_path: Path) -> None:
         ({"labels": LABELS[:-1]}, "23 rows of features need 23 integer labels"),
         ({"labels": LABELS + 0.5}, "integer labels, got float64"),
         ({"ids": IDS[:-1]}, "23 integer ids"),
+        (
+            {"labels": LABELS.astype(np.uint64) + np.uint64(2**63)},
+            "label 9223372036854775811 of row 3 does not",
+        ),
+        (
+            {"ids": IDS.astype(">u8") + np.uint64(2**63)},
+            "id 9223372036854776062 of row 22 does not fit int64",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(change: dict[str, Any], message: str) -> None:

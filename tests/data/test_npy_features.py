@@ -163,6 +163,10 @@ def test_a_wrong_path_says_what_to_do(tmp_path: Path) -> None:
         (LABELS / 2, r"holds float64 \[50\]"),
         (LABELS.astype(str), r"holds <U21 \[50\]"),
         (np.where(LABELS == 3, -1, LABELS), "label -1 in row 3; number the classes from 0 on"),
+        (
+            np.where(LABELS == 3, np.uint64(2**63), np.uint64(0)),
+            "label 9223372036854775808 of row 3 does not fit int64",
+        ),
     ],
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: np.ndarray, message: str) -> None:

@@ -393,6 +393,10 @@ def test_disk_is_told_as_it_is(digits: tuple[FeatureSet, FeatureSet], tmp_path: 
         (("train", "--labels", "train_labels.npy"), "train is a feature set with labels of its own"),
         (("train.npy", "--held-out", "narrow.npy"), "held-out features have 3 columns, the others 64"),
         (("train.npy", "--sweep", "k=100", "latents=32"), "sae.k=100 is more than the 32 latents"),
+        (
+            ("train.npy", "--sweep", "latents=16,64", "--set", "k=2", "--set", "prefixes=[8, 32]"),
+            "sae.prefixes: 32 is more than the 16 latents; choose smaller ones",
+        ),
         (("train.npy", "--sweep", "epochs=1,2"), "sae.epochs: SAEs that are trained together have one"),
         (("train.npy", "--seeds", "0"), "--seeds"),
     ],

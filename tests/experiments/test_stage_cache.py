@@ -36,14 +36,15 @@ def test_what_determines_the_output_is_in_the_key():
     assert len({base.key, *(stage.key for stage in others)}) == 5
 
 
-def test_a_damaged_output_is_recognised_and_made_again(tmp_path):
+@pytest.mark.parametrize("file", ["value.txt", "added.txt", "checksums.json"])
+def test_a_damaged_output_is_recognised_and_made_again(tmp_path, file):
     make, stage, said = Maker(), Stage("sae", {}), []
     folder = StageCache(tmp_path).run(stage, make)
-    (folder / "value.txt").write_text("43")
+    (folder / file).write_text("43")
     cache = StageCache(tmp_path, said.append)
     assert (cache.run(stage, make) / "value.txt").read_text() == "42"
     assert make.made == 2
-    assert "value.txt" in said[0]
+    assert file in said[0]
 
 
 def test_an_interrupted_stage_leaves_its_scratch_and_no_output(tmp_path):

@@ -3,6 +3,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.errors import InputError
+from monosem.data.codes import Codes
 from monosem.robust import probe_score
 from monosem.robust.probe_score import probe_accuracy
 from monosem.robust.ridge import RidgePath, RidgeSettings
@@ -43,6 +44,16 @@ def test_of_many_rows_some_evenly_spaced_are_taken(monkeypatch: pytest.MonkeyPat
     rows = [int(399 * place / 39) for place in range(40)]
     few = probe_accuracy(train[rows], labels[rows], truth, 3)
     assert probe_accuracy(train, labels, truth, 3)(test) == few(test)
+
+
+def test_codes_score_as_the_dense_features_they_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    (train, labels), (test, truth) = blobs(400, 0), blobs(300, 1)
+    codes = [Codes.from_blocks([some.relu()]) for some in (train, test)]
+    for most in (2**15, 40):  # all rows, and some
+        monkeypatch.setattr(probe_score, "_MOST_ROWS", most)
+        expected = probe_accuracy(train.relu(), labels, truth, 3)(test.relu())
+        assert probe_accuracy(codes[0], labels, truth, 3)(codes[1]) == expected
+    assert 0.5 < expected < 1
 
 
 def test_what_does_not_fit_is_refused() -> None:

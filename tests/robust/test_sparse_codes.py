@@ -135,6 +135,21 @@ def test_an_sae_encodes_without_ever_holding_all_codes_dense() -> None:
     assert torch.equal(codes[:], sae.encode(dense))
 
 
+@pytest.mark.parametrize("products", ["dense", "sparse"])
+def test_what_asks_for_gradients_is_probed_as_what_does_not(products: Any) -> None:
+    dense, labels = problem(n=60)
+    codes, settings = Codes.from_blocks([dense]), ProbeSettings(epochs=1, batch_size=30)
+    asking = Codes(codes.indices, codes.values.clone().requires_grad_(), codes.dim)
+    for given in (asking, dense.clone().requires_grad_()):
+        probes = train_probes(given, labels, K, settings, 0, products=products)
+        solved = RidgePath.fit(given).solve(labels, K, GRID, seed=0)
+        of_ridge = solved.probes(solved.tuned())
+        for found in (probes.weight, probes.bias, probes.center, of_ridge.weight, of_ridge.bias):
+            assert not found.requires_grad
+        expected = train_probes(dense, labels, K, settings, 0).weight
+        torch.testing.assert_close(probes.weight, expected, rtol=1e-4, atol=1e-5)
+
+
 class PauseAlways(SilentWatch):
     def should_pause(self) -> bool:
         return True

@@ -10,6 +10,7 @@ from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -117,6 +118,49 @@ def test_it_works_in_a_pipeline(digits: NDArray[np.float32]) -> None:
 def test_settings_go_to_the_engine(digits: NDArray[np.float32]) -> None:
     estimator = SparseAutoencoder(n_latents=32, k=4, epochs=1, settings={"b_pre_init": "geometric_median"})
     assert estimator.fit(digits[:100]).sae_.settings.b_pre_init == "geometric_median"
+
+
+def test_numpys_numbers_are_pythons(digits: NDArray[np.float32]) -> None:
+    plain = SparseAutoencoder(n_latents=32, k=4, epochs=2, batch_size=64, lr=0.01, random_state=0)
+    numpys = SparseAutoencoder(
+        n_latents=np.int64(32),
+        k=np.int32(4),
+        activation=np.str_("topk"),
+        epochs=np.int64(2),
+        batch_size=np.int16(64),
+        lr=np.float64(0.01),
+        settings={"warmup": np.float32(0)},
+        random_state=np.int64(0),
+    )
+    plain.set_params(settings={"warmup": 0.0})
+    codes = plain.fit_transform(digits[:200])
+    assert np.array_equal(numpys.fit_transform(digits[:200]), codes)
+    assert numpys.n_iter_ == plain.n_iter_ == 8
+    assert not np.array_equal(plain.set_params(random_state=1).fit_transform(digits[:200]), codes)
+
+
+def test_a_grid_over_numpys_numbers_is_searched(digits: NDArray[np.float32]) -> None:
+    pipe = make_pipeline(SparseAutoencoder(n_latents=32, epochs=2, random_state=0), LogisticRegression())
+    grid = {"sparseautoencoder__k": np.arange(2, 4), "sparseautoencoder__lr": np.array([0.01])}
+    search = GridSearchCV(pipe, grid, cv=2, error_score="raise").fit(digits[:120], np.arange(120) % 2)
+    assert search.best_params_["sparseautoencoder__k"] in (2, 3)
+
+
+def test_an_output_of_another_name_is_refused(digits: NDArray[np.float32]) -> None:
+    message = "output must be one of dense, sparse, got 'Dense'"
+    wrong = SparseAutoencoder(n_latents=32, k=4, epochs=1, output="Dense")
+    for train in (wrong.fit, wrong.partial_fit):
+        with pytest.raises(ValueError, match=message):
+            train(digits[:100])
+    fitted = clone(wrong).set_params(output="dense").fit(digits[:100]).set_params(output="Dense")
+    with pytest.raises(ValueError, match=message):
+        fitted.transform(digits[:100])
+
+
+def test_a_setting_that_is_a_parameter_is_named(digits: NDArray[np.float32]) -> None:
+    twice = SparseAutoencoder(n_latents=32, settings={"k": 4, "lr": 0.1, "warmup": 0.0})
+    with pytest.raises(ValueError, match=r"^k, lr: give it as a parameter of its own, not in `settings`$"):
+        twice.fit(digits[:100])
 
 
 def test_partial_fit_takes_single_rows_and_recovers_from_a_refusal(digits: NDArray[np.float32]) -> None:

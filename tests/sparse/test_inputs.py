@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from monosem.core.progress import SilentWatch
 from monosem.data import feature_writer
 from monosem.data.feature_block import Block
 from monosem.data.feature_set import FeatureSet
+from monosem.data.rows import take_rows
 from monosem.sparse import inputs
-from monosem.sparse.inputs import encode_set, encode_to, take_rows
+from monosem.sparse.inputs import encode_set, encode_to
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
@@ -54,6 +56,40 @@ def test_arrays_tensors_and_stored_sets_train_the_same_sae(
     )
     for decoder in others:
         assert torch.equal(decoder, first)
+
+
+def test_bfloat16_trains_and_encodes_as_the_float32_of_its_values(
+    train_features: Tensor, tiny: SAESettings
+) -> None:
+    rounded = train_features.bfloat16()
+    sae, same = (fit_sae(features, tiny.replace(epochs=1)) for features in (rounded, rounded.float()))
+    assert torch.equal(sae.decoder, same.decoder)
+    assert torch.equal(sae.encode(rounded), same.encode(rounded.float()))
+    assert sae.trained_on != same.trained_on
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x.tolist(), "got list; numpy.asarray makes an array of a list"),
+        (lambda x: x.numpy().astype(np.complex64), "must be real numbers, got complex64"),
+        (lambda x: x.double() * 1e100, r"too large: .*e\+10\d, which float32 does not hold"),
+    ],
+)
+def test_features_that_are_none_are_refused_wherever_an_sae_takes_them(
+    trained: SAE, train_features: Tensor, tiny: SAESettings, change: Any, message: str
+) -> None:
+    given = change(train_features)
+    uses = (lambda some: fit_sae(some, tiny), trained.encode, trained.encode_sparse, trained.reconstruct)
+    for use in uses:
+        with pytest.raises(InputError, match=message):
+            use(given)
+
+
+def test_what_is_infinite_already_is_not_called_too_large(trained: SAE, train_features: Tensor) -> None:
+    some = train_features[:2].double()
+    some[0, 3] = torch.inf
+    torch.testing.assert_close(trained.encode(some)[1:], trained.encode(train_features[1:2]))
 
 
 def test_a_set_is_encoded_with_its_labels_and_ids(train_features: Tensor, tiny: SAESettings) -> None:
@@ -114,6 +150,20 @@ def test_codes_written_block_by_block_are_those_in_memory(
     np.testing.assert_array_equal(written.labels, features.labels)
     np.testing.assert_array_equal(written.ids, features.ids)
     assert (written.name, written.dim) == (held.name, held.dim) == ("dense-sae", trained.n_latents)
+
+
+def test_codes_go_to_a_place_of_their_own_which_a_string_may_name(
+    trained: SAE, train_features: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = as_set(train_features)
+    written = encode_to(trained, features, str(tmp_path / "codes"), same_encoder=True)
+    held = encode_set(trained, features, same_encoder=True)
+    assert written.fingerprint == held.fingerprint
+    (tmp_path / "codes" / "notes.txt").write_text("mine")
+    monkeypatch.setattr(inputs, "_fixed_width", lambda sae: 0)  # or the writer would look first
+    monkeypatch.setattr(inputs, "_encoded", lambda *given: pytest.fail("encoded before it looked"))
+    with pytest.raises(InputError, match=r"holds notes\.txt, which would be lost"):
+        encode_to(trained, features, str(tmp_path / "codes"), same_encoder=True)
 
 
 def test_rows_with_fewer_active_latents_than_k_are_filled_up(tmp_path: Path, tiny: SAESettings) -> None:

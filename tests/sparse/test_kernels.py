@@ -109,6 +109,88 @@ def test_tables_wider_than_a_tile_are_summed_the_same() -> None:
     )
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_without_room_there_is_nothing_to_add_to(place: Any) -> None:
+    table, weights = torch.eye(3, 80), torch.tensor([2.0, 3.0])
+    index, offsets = torch.tensor([1, 2]), torch.tensor([0, 1, 2])
+    for _ in range(20):  # memory that was used before is seldom all zeros
+        torch.full((2, 80), 7.0)
+        sums = place.weighted_rows(table, index, offsets, weights, beta=1.0)
+        assert torch.equal(sums, weights[:, None] * table[1:])
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_room_that_is_not_in_one_piece_is_added_to_all_the_same(place: Any) -> None:
+    table, weights = torch.eye(3, 80), torch.tensor([2.0, 3.0])
+    index, offsets = torch.tensor([1, 2]), torch.tensor([0, 1, 2])
+    room = torch.ones(80, 2).T
+    sums = place.weighted_rows(table, index, offsets, weights, room, beta=0.5)
+    assert torch.equal(room, 0.5 + weights[:, None] * table[1:])
+    assert torch.equal(sums, room)
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+def test_tables_without_columns_have_sums_and_dots_too() -> None:
+    index, offsets = torch.tensor([1, 2]), torch.tensor([0, 1, 2])
+    assert operators.weighted_rows(torch.zeros(3, 0), index, offsets, torch.ones(2)).shape == (2, 0)
+    assert operators.row_dots(torch.zeros(3, 0), index, torch.zeros(3, 0), index).tolist() == [0, 0]
+    none = torch.zeros(0, dtype=torch.int64)
+    assert operators.weighted_rows(torch.zeros(0, 5), none, torch.tensor([0, 0]), torch.ones(0)).sum() == 0
+    assert operators.row_dots(torch.zeros(0, 5), none, torch.zeros(0, 5), none).shape == (0,)
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"weights": torch.ones(1)}, "weights and index must have one length"),
+        ({"offsets": torch.tensor([0, 1, 3])}, "offsets must go from 0 to 2"),
+        ({"offsets": torch.tensor([0, 1, 1])}, "offsets must go from 0 to 2"),
+        ({"offsets": torch.tensor([1, 1, 2])}, "offsets must go from 0 to 2"),
+        ({"offsets": torch.tensor([0, 3, 2])}, "offsets must not fall"),
+        ({"index": torch.tensor([1, 3])}, r"index must lie in 0\.\.2"),
+        ({"index": torch.tensor([-1, 2])}, r"index must lie in 0\.\.2"),
+        ({"table": torch.zeros(0, 5)}, "index must lie in"),
+        ({"index": torch.tensor([[1, 2]])}, "vectors"),
+        ({"out": torch.zeros(3, 5)}, "a row for each bag"),
+        ({"out": torch.zeros(2, 4)}, "a row for each bag"),
+    ],
+)
+def test_no_sum_reads_what_is_not_there(change: dict[str, torch.Tensor], message: str) -> None:
+    fitting = {
+        "table": torch.ones(3, 5),
+        "index": torch.tensor([1, 2]),
+        "offsets": torch.tensor([0, 1, 2]),
+        "weights": torch.ones(2),
+    }
+    assert operators.weighted_rows(**fitting).tolist() == [[1] * 5] * 2
+    with pytest.raises(RuntimeError, match=message):
+        operators.weighted_rows(**fitting | change)
+
+
+@pytest.mark.skipif(bool(operators.why_not()), reason=f"none built: {operators.why_not()}")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"right": torch.ones(4, 6)}, "left and right must have one width"),
+        ({"rows": torch.tensor([1])}, "rows and columns must have one length"),
+        ({"rows": torch.tensor([1, 3])}, r"rows must lie in 0\.\.2"),
+        ({"columns": torch.tensor([-1, 3])}, r"columns must lie in 0\.\.3"),
+        ({"columns": torch.tensor([[1, 3]])}, "vectors"),
+    ],
+)
+def test_no_dot_product_reads_what_is_not_there(change: dict[str, torch.Tensor], message: str) -> None:
+    fitting = {
+        "left": torch.ones(3, 5),
+        "rows": torch.tensor([1, 2]),
+        "right": torch.ones(4, 5),
+        "columns": torch.tensor([3, 0]),
+    }
+    assert operators.row_dots(**fitting).tolist() == [5, 5]
+    with pytest.raises(RuntimeError, match=message):
+        operators.row_dots(**fitting | change)
+
+
 def test_what_the_operators_were_not_written_for_goes_the_plain_way() -> None:
     double = torch.randn(4, 30, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     values, _ = operators.topk(double, 3)

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from monosem.core.artifacts import atomic_folder, read_json, write_json_atomic
 from monosem.core.errors import InputError
+from monosem.core.settings import parse
 from monosem.sparse.sae import SAE
 from monosem.sparse.sae_settings import SAESettings
 from monosem.sparse.train import fit_sae
@@ -19,6 +20,30 @@ def test_defaults_are_the_papers_sae() -> None:
 def test_more_active_latents_than_latents_are_refused() -> None:
     with pytest.raises(InputError, match=r"sae\.k=9 is more than the 8 latents"):
         SAE(4, SAESettings(n_latents=8, k=9))
+
+
+def test_prefixes_lie_within_the_latents() -> None:
+    settings = SAESettings(n_latents=16, k=2, prefixes=(8, 16))
+    assert SAE(4, settings).n_latents == 16
+    for wrong in (settings.replace(prefixes=(8, 500)), settings.replace(n_latents=15)):
+        with pytest.raises(
+            InputError, match=r"sae\.prefixes: (500|16) is more than the 1[56] latents; choose"
+        ):
+            SAE(4, wrong)
+
+
+def test_one_column_has_no_deviation_of_its_own() -> None:
+    settings = SAESettings(n_latents=4, k=2, input_norm="layer")
+    assert SAE(2, settings).dim == 2
+    with pytest.raises(InputError, match=r"sae\.input_norm: a single column has no deviation"):
+        SAE(1, settings)
+
+
+def test_a_start_without_a_way_is_refused() -> None:
+    assert SAESettings(k=2, k_warmup=0.0).k_at(0, 10, 2) == 2
+    assert SAESettings(k=2, k_start=8).k_at(0, 10, 2) == 8
+    with pytest.raises(InputError, match=r"given: .*`k_start` needs a `k_warmup` above 0"):
+        parse(SAESettings, {"k": 2, "k_start": 8, "k_warmup": 0}, "given")
 
 
 def test_codes_and_reconstructions_follow_the_formula(trained: SAE, test_features: Tensor) -> None:
@@ -93,6 +118,17 @@ def test_a_damaged_sae_is_refused(trained: SAE, tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x00\x01")
     with pytest.raises(InputError, match=r"weights\.safetensors: damaged"):
         SAE.load(tmp_path / "sae")
+
+
+def test_nothing_that_others_wrote_makes_room_for_an_sae(trained: SAE, tmp_path: Path) -> None:
+    (tmp_path / "mydata").mkdir()
+    (tmp_path / "mydata" / "thesis.txt").write_text("years")
+    with pytest.raises(InputError, match="mydata: holds files that monosem did not write"):
+        trained.save(str(tmp_path / "mydata"))
+    assert (tmp_path / "mydata" / "thesis.txt").read_text() == "years"
+    for _ in range(2):
+        trained.save(str(tmp_path / "sae"))
+    assert torch.equal(SAE.load(str(tmp_path / "sae")).decoder, trained.decoder)
 
 
 @pytest.mark.parametrize(
