@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pandas as pd
 
-from monosem.core.artifacts import fingerprint_arrays, fingerprint_json, read_json
+from monosem.core.artifacts import check_replaceable, fingerprint_arrays, fingerprint_json, read_json
 from monosem.core.devices import device_errors_explained
 from monosem.core.distributed import World, this_world
 from monosem.core.drafts import sweep_drafts
@@ -66,10 +66,9 @@ def run_sweep(sweep: Sweep, out: Path, command: str, watch: Watch = SILENT) -> N
     there = world.from_main(lambda: _there(folder, sweep))
     if there == "tables" or (there == "SAEs" and not world.is_main):
         return
-    start = starting_point(
-        sweep.features, sweep.members[0].settings
-    )  # refuses features before the folder is taken
-    world.from_main(lambda: RunFolder.claim(out, folder.recipe, folder.recipe_hash, command).path)
+    # Refuses features before the folder is taken.
+    start = starting_point(sweep.features, sweep.members[0].settings)
+    world.from_main(lambda: _claim(folder, sweep, command))
     reading = sum(sweep.n_seeds * sweep.reading_seconds(one) for one in sweep.variants.values())
     units = [round(1000 * seconds) + 1 for seconds in (sweep.seconds - reading, sweep.seconds)]
     remedy = "train fewer SAEs at a time, or set batch_size lower"
@@ -144,6 +143,12 @@ def dry_run_lines(sweep: Sweep, out: Path) -> list[str]:
 def _folder(sweep: Sweep, out: Path) -> RunFolder:
     facts = sweep.facts()
     return RunFolder(out, facts, fingerprint_json(facts))
+
+
+def _claim(folder: RunFolder, sweep: Sweep, command: str) -> None:
+    for member in sweep.members:  # before the work, not after it
+        check_replaceable(folder.path / member.place)
+    RunFolder.claim(folder.path, folder.recipe, folder.recipe_hash, command)
 
 
 def _there(folder: RunFolder, sweep: Sweep) -> Literal["", "SAEs", "tables"]:

@@ -25,7 +25,7 @@ from monosem.data.codes import Codes
 from monosem.measures.blocks import Rows, row_blocks
 from monosem.robust.forward_correction import check_transitions
 from monosem.robust.losses import LossName, loss_named
-from monosem.robust.probe_inputs import DenseInputs, Inputs, SparseInputs
+from monosem.robust.probe_inputs import DenseInputs, ScaledInputs, SparseInputs
 from monosem.robust.probe_updates import UPDATES
 from monosem.sparse.batch_codes import FORMS, SparseCodes, forms_on
 from monosem.sparse.form_choice import fastest, is_worth_timing
@@ -286,7 +286,7 @@ def working_dtype(features: Rows) -> torch.dtype:
     return torch.float64 if features.dtype == torch.float64 else torch.float32
 
 
-def _inputs(features: Rows, rows: Tensor, scale: FeatureScale, form: str) -> Inputs:
+def _inputs(features: Rows, rows: Tensor, scale: FeatureScale, form: str) -> ScaledInputs:
     """Some rows, scaled; codes in this form."""
     kind = FORMS[form]
     if isinstance(features, Codes) and issubclass(kind, SparseCodes):
@@ -334,11 +334,11 @@ class _Training:
             self.weight, self._bias, n_probes, settings.momentum, settings.weight_decay
         )
 
-    def step(self, inputs: Inputs, labels: Tensor, lr: float) -> None:
+    def step(self, inputs: ScaledInputs, labels: Tensor, lr: float) -> None:
         """Take scaled inputs, their labels [B, P] and the learning rate."""
         self._update(self.residual(inputs, labels), inputs, lr)
 
-    def residual(self, inputs: Inputs, labels: Tensor) -> Tensor:
+    def residual(self, inputs: ScaledInputs, labels: Tensor) -> Tensor:
         """Gradient of each sample's losses with respect to its logits [B, P*K]."""
         logits = inputs.logits(self.weight, self._bias).view(*labels.shape, self.n_classes)
         return self._loss.gradient_(logits, labels).flatten(1)

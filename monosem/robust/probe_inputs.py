@@ -15,7 +15,7 @@ from monosem.data.codes import Codes
 from monosem.sparse.batch_codes import Places, SparseCodes
 
 
-class Inputs(Protocol):
+class ScaledInputs(Protocol):
     """B scaled samples of D features, for linear maps with O outputs."""
 
     def logits(self, weight: Tensor, bias: Tensor) -> Tensor:
@@ -32,11 +32,11 @@ class DenseInputs:
     x: Tensor
 
     def logits(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """See `Inputs`."""
+        """See `ScaledInputs`."""
         return torch.addmm(bias, self.x, weight)
 
     def gradient(self, residual: Tensor, room: Tensor | None = None, beta: float = 0.0) -> Tensor:
-        """See `Inputs`."""
+        """See `ScaledInputs`."""
         if room is None:
             room = self.x.new_empty(self.x.shape[1], residual.shape[1])
         return room.addmm_(self.x.T, residual, beta=beta, alpha=1 / len(self.x))
@@ -60,11 +60,11 @@ class SparseInputs:
         return cls(form(values[held], Places(columns[held], offsets, rows.dim)))
 
     def logits(self, weight: Tensor, bias: Tensor) -> Tensor:
-        """See `Inputs`."""
+        """See `ScaledInputs`."""
         (sums,) = self.codes.decode(bias, weight, [len(weight)])
         return sums[:-1].sub_(sums[-1] - bias)
 
     def gradient(self, residual: Tensor, room: Tensor | None = None, beta: float = 0.0) -> Tensor:
-        """See `Inputs`."""
+        """See `ScaledInputs`."""
         pushes = torch.cat([residual, -residual.sum(dim=0, keepdim=True)]).div_(len(residual))
         return self.codes.outer([pushes], [self.codes.places.n_latents], room, beta)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.checkpoints import optimizer_tensors, restore_optimizer
-from monosem.robust.probe_inputs import Inputs
+from monosem.robust.probe_inputs import ScaledInputs
 
 _LARS_ETA = 0.02
 _LARS_EPS = 1e-8
@@ -25,7 +25,7 @@ class Update(Protocol):
     ) -> None:
         """An update of weight [D, P*K] and bias [P*K] that has made no step."""
 
-    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
+    def __call__(self, residual: Tensor, inputs: ScaledInputs, lr: float) -> None:
         """Step along the mean gradient of residual [B, P*K] and B inputs at learning rate `lr`."""
 
     def tensors(self) -> dict[str, Tensor]:
@@ -62,7 +62,7 @@ class _Momentum:
 class Sgd(_Momentum):
     """torch.optim.SGD: velocity = momentum velocity + gradient, weight -= lr velocity."""
 
-    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
+    def __call__(self, residual: Tensor, inputs: ScaledInputs, lr: float) -> None:
         """See `Update`."""
         self.velocity = inputs.gradient(residual, self.velocity, beta=self.momentum)
         if self.weight_decay:
@@ -80,7 +80,7 @@ class Lars(_Momentum):
     _room: Tensor | None = None
     """The last gradient's memory, so that no step allocates it."""
 
-    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
+    def __call__(self, residual: Tensor, inputs: ScaledInputs, lr: float) -> None:
         """See `Update`."""
         gradient = self._room = inputs.gradient(residual, self._room)
         weight_norm, gradient_norm = (
@@ -110,7 +110,7 @@ class Adam:
         self.weight, self.bias = weight, bias
         self.optimizer = torch.optim.Adam(groups, betas=(momentum, 0.999))
 
-    def __call__(self, residual: Tensor, inputs: Inputs, lr: float) -> None:
+    def __call__(self, residual: Tensor, inputs: ScaledInputs, lr: float) -> None:
         """See `Update`."""
         self.weight.grad = inputs.gradient(residual, self.weight.grad)
         self.bias.grad = residual.mean(0)

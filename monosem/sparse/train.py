@@ -36,7 +36,7 @@ def fit_sae(
     seed: int = 0,
     held_out: Inputs | None = None,
     window_bytes: int = WINDOW_BYTES,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     device: torch.device | str = "cpu",
     world: World | None = None,
     watch: Watch = SILENT,
@@ -94,7 +94,7 @@ def fit_saes(
     held_out: Inputs | None = None,
     start: Start | None = None,
     window_bytes: int = WINDOW_BYTES,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     device: torch.device | str = "cpu",
     world: World | None = None,
     watch: Watch = SILENT,
@@ -130,7 +130,7 @@ def fit_saes(
     batches = RowBatches(features, shared.batch_size, seed=seed, window_bytes=window_bytes, part=part)
     if batches.n_windows > 1 and window_bytes != WINDOW_BYTES:
         identity["window_bytes"] = window_bytes
-    checkpoints = Checkpoints(checkpoint, identity, watch.notice)
+    checkpoints = Checkpoints(None if checkpoint is None else Path(checkpoint), identity, watch.notice)
     earlier = checkpoints.load()
     total = shared.epochs * batches.n_batches
     for sae, init_seed in zip(saes, of_inits, strict=True):
