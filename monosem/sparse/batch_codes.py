@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from monosem.core.progress import SILENT, Watch
-from monosem.sparse import kernels, operators, triton_kernels
+from monosem.sparse import kernels, onednn, operators, triton_kernels
 from monosem.sparse.kernels import topk_relu
 
 
@@ -25,6 +25,10 @@ class BatchCodes(Protocol):
     @property
     def values(self) -> Tensor:
         """What is held, in a shape of the form's own, which gradients with respect to it share."""
+
+    @staticmethod
+    def encode(x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None = None) -> Tensor:
+        """The encoder's outputs x @ weight^T + bias, of `[B, D]`, `[L, D]` and `[L]`; perhaps in `room`."""
 
     @classmethod
     def topk(cls, pre: Tensor, k: int) -> Self:
@@ -63,6 +67,11 @@ class DenseCodes:
     """All entries, `values` `[B, L]`."""
 
     values: Tensor
+
+    @staticmethod
+    def encode(x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None = None) -> Tensor:
+        """PyTorch's own product."""
+        return kernels.encode(x, weight, bias, room)
 
     @classmethod
     def topk(cls, pre: Tensor, k: int) -> Self:
@@ -144,6 +153,11 @@ class SparseCodes:
     kernels: ClassVar[Any] = kernels
     """Where products come from."""
 
+    @staticmethod
+    def encode(x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None = None) -> Tensor:
+        """PyTorch's own product."""
+        return kernels.encode(x, weight, bias, room)
+
     @classmethod
     def topk(cls, pre: Tensor, k: int) -> Self:
         """The k largest entries of each row."""
@@ -216,6 +230,15 @@ class CompiledCodes(SparseCodes):
     kernels: ClassVar[Any] = operators
 
 
+class OneDnnCodes(CompiledCodes):
+    """The same, the encoder's product by oneDNN."""
+
+    @staticmethod
+    def encode(x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None = None) -> Tensor:
+        """oneDNN's."""
+        return onednn.encode(x, weight, bias, room)
+
+
 class TritonCodes(SparseCodes):
     """Sparse codes whose products come from Triton."""
 
@@ -226,6 +249,7 @@ FORMS: dict[str, type[BatchCodes]] = {
     "dense": DenseCodes,
     "sparse": SparseCodes,
     "compiled": CompiledCodes,
+    "onednn": OneDnnCodes,
     "triton": TritonCodes,
 }
 """By the names of `SAESettings.products`; where its operations are missing, a form takes the plain ones."""
@@ -235,8 +259,10 @@ def forms_on(device: torch.device, watch: Watch = SILENT) -> list[str]:
     """The forms that are different things on this device; `watch` hears of it if one is built first."""
     if device.type == "cpu":
         operators.announce(watch.notice)
+    compiled = device.type == "cpu" and operators.compiled() is not None
     special = {
-        "compiled": device.type == "cpu" and operators.compiled() is not None,
+        "compiled": compiled,
+        "onednn": compiled and onednn.available(),
         "triton": triton_kernels.available(device),
     }
     return [form for form in FORMS if special.get(form, True)]

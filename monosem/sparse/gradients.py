@@ -64,7 +64,7 @@ def gradients(
     ends = [*(end for end in settings.prefixes if end < sae.n_latents), sae.n_latents]
     x = z - sae.b_pre
     room = None if outputs is None else outputs[: len(z)]
-    pre = torch.addmm(sae.encoder_bias, x, sae.encoder.T, out=room)
+    pre = form.encode(x, sae.encoder, sae.encoder_bias, room)
     held = activation.held(form, pre, k, sae.threshold)
     codes = activation.of_held(held, sae.threshold)
     excesses = [decoded - z for decoded in codes.decode(sae.b_pre, sae.decoder, ends)]

@@ -15,6 +15,11 @@ _ENTRIES_AT_ONCE = 2048
 """Of gathered rows, so that both operands of their dot products stay in the cache."""
 
 
+def encode(x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None = None) -> Tensor:
+    """x @ weight^T + bias, of `[B, D]`, `[L, D]` and `[L]`: `[B, L]`, perhaps in `room`."""
+    return torch.addmm(bias, x, weight.T, out=room)
+
+
 def topk_relu(values: Tensor, k: int) -> Tensor:
     """`values` `[N, L]` with all but the k largest of each row, and all negative ones, set to zero.
 

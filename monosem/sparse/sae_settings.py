@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from monosem.core.settings import Settings
 
 ActivationName = Literal["topk", "batch_topk", "jump_relu", "relu"]
-ProductsName = Literal["auto", "dense", "sparse", "compiled", "triton"]
+ProductsName = Literal["auto", "dense", "sparse", "compiled", "onednn", "triton"]
 
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Count = Annotated[int, Field(ge=1)]
