@@ -12,6 +12,9 @@ from torch import Tensor
 
 from monosem.sparse import kernels
 
+_OUTPUTS_AT_ONCE = 6 * 2**20
+"""24 MiB, which oneDNN puts where none were: from 32 MiB on the system gives such memory anew each time."""
+
 
 @cache
 def available() -> bool:
@@ -27,8 +30,15 @@ def available() -> bool:
 
 def encode(x: Tensor, weight: Tensor, bias: Tensor, room: Tensor | None = None) -> Tensor:
     """As `kernels.encode`; what oneDNN was not asked for goes the plain way."""
-    fits = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
-    return _product(x, weight, bias) if fits and available() else kernels.encode(x, weight, bias, room)
+    if x.device.type != "cpu" or not (x.dtype == weight.dtype == torch.float32) or not available():
+        return kernels.encode(x, weight, bias, room)
+    rows = max(1, _OUTPUTS_AT_ONCE // len(weight))
+    if len(x) <= rows:
+        return _product(x, weight, bias)
+    outputs = x.new_empty(len(x), len(weight)) if room is None else room
+    for part, into in zip(torch.split(x, rows), torch.split(outputs, rows), strict=True):
+        into.copy_(_product(part, weight, bias))
+    return outputs
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -29,6 +29,18 @@ def test_it_is_the_product(rows: int, width: int, latents: int) -> None:
     )
 
 
+@pytest.mark.skipif(not onednn.available(), reason="this PyTorch has no product by oneDNN")
+@pytest.mark.parametrize("at_once", [1, 250, 700])
+def test_large_outputs_are_made_piece_by_piece(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onednn, "_OUTPUTS_AT_ONCE", at_once)
+    random = torch.Generator().manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, generator=random) for shape in ((7, 20), (100, 20), (100,)))
+    room = torch.full((7, 100), torch.nan)
+    for found in (onednn.encode(x, weight, bias), onednn.encode(x, weight, bias, room)):
+        torch.testing.assert_close(found, x @ weight.T + bias, rtol=1e-4, atol=1e-4)
+    assert room.isnan().any() == (at_once == 700)  # where one piece is all, it stays where it was made
+
+
 def test_double_precision_goes_the_plain_way_into_the_room_it_is_given() -> None:
     x, weight, bias = torch.ones(2, 3).double(), torch.ones(4, 3).double(), torch.ones(4).double()
     room = torch.empty(2, 4, dtype=torch.float64)
