@@ -144,9 +144,9 @@ def encode(rounds: int, device: str) -> None:
 
 
 @torch.no_grad()
-def probes(rounds: int, forms: list[str], device: str) -> None:
+def probes(rounds: int, device: str) -> None:
     n, k = 2_048, 256
-    forms = [form for form in forms if form != "onednn"]  # which is about encoding
+    forms = [form for form in forms_on(torch.device(device), encoding=False) if form != "dense"]
     codes = kernels.topk_relu(torch.randn(PROBE_BATCH, n, device=device), k)
     weight, push = codes.new_empty(n, CLASSES).normal_(), codes.new_empty(PROBE_BATCH, CLASSES).normal_()
     logits, gradient = torch.empty_like(push), torch.empty_like(weight)
@@ -219,7 +219,7 @@ def main() -> None:
     if "encode" in asked:
         encode(arguments.rounds, device)
     if "probes" in asked:
-        probes(arguments.rounds, forms, device)
+        probes(arguments.rounds, device)
     if "peers" in asked:
         peers(arguments.rounds, forms, device)
 

@@ -312,9 +312,7 @@ def _fastest_form(
         inputs = _inputs(features, rows, scale, form)
         return float(inputs.gradient(training.residual(inputs, labels), room)[0, 0])
 
-    # What oneDNN does otherwise, encoding, probes do not.
-    forms = [form for form in forms_on(features.device, watch) if form != "onednn"]
-    return fastest({form: partial(trial, form) for form in forms})
+    return fastest({form: partial(trial, form) for form in forms_on(features.device, watch, encoding=False)})
 
 
 class _Training:

@@ -255,14 +255,17 @@ FORMS: dict[str, type[BatchCodes]] = {
 """By the names of `SAESettings.products`; where its operations are missing, a form takes the plain ones."""
 
 
-def forms_on(device: torch.device, watch: Watch = SILENT) -> list[str]:
-    """The forms that are different things on this device; `watch` hears of it if one is built first."""
+def forms_on(device: torch.device, watch: Watch = SILENT, *, encoding: bool = True) -> list[str]:
+    """The forms that are different things on this device, or on products with codes that are there already.
+
+    `watch` hears of it if one is built first.
+    """
     if device.type == "cpu":
         operators.announce(watch.notice)
     compiled = device.type == "cpu" and operators.compiled() is not None
     special = {
         "compiled": compiled,
-        "onednn": compiled and onednn.available(),
+        "onednn": encoding and compiled and onednn.available(),
         "triton": triton_kernels.available(device),
     }
     return [form for form in FORMS if special.get(form, True)]

@@ -61,3 +61,10 @@ def test_a_pytorch_without_it_does_without(instead: str, monkeypatch: pytest.Mon
     x, weight, bias = torch.ones(2, 3), torch.ones(4, 3), torch.ones(4)
     assert (onednn.encode(x, weight, bias) == 4).all()
     assert "onednn" not in forms_on(torch.device("cpu"))
+
+
+def test_products_with_codes_that_are_there_know_no_such_form() -> None:
+    every = forms_on(torch.device("cpu"))
+    if "onednn" not in every:
+        pytest.skip("no such form here")
+    assert forms_on(torch.device("cpu"), encoding=False) == [form for form in every if form != "onednn"]
